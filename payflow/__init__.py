@@ -1,0 +1,1 @@
+"""PayFlow's kernel: what every app stands on. It imports no app."""

@@ -1,0 +1,93 @@
+"""Serializer pieces: strict objects, amounts, currencies, times."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from rest_framework import serializers
+
+from payflow import clock, money
+
+ID_PATTERN = "[A-Za-z0-9_.:-]{1,160}"
+
+
+class StrictSerializer(serializers.Serializer):
+    """An input that refuses fields it does not know: a typing error must not change what moves."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        """Validate `data`; unknown names become errors beside the others."""
+        if isinstance(data, Mapping):
+            unknown = sorted(set(data) - set(self.fields))
+            if unknown:
+                raise serializers.ValidationError(
+                    {
+                        name[:64]: [serializers.ErrorDetail("There is no such field.", "unknown_field")]
+                        for name in unknown
+                    }
+                )
+        return super().to_internal_value(data)
+
+
+class StrictCharField(serializers.CharField):
+    """A string that must be a JSON string: numbers and booleans are not quietly converted."""
+
+    def to_internal_value(self, data: Any) -> str:
+        """Return the trimmed string."""
+        if not isinstance(data, str):
+            self.fail("invalid")
+        return super().to_internal_value(data)
+
+
+class CurrencyField(StrictCharField):
+    """An ISO 4217 code that PayFlow handles, in capitals."""
+
+    default_error_messages = {
+        "unknown_currency": "This is not a currency PayFlow handles; use a code such as USD."
+    }
+
+    def __init__(self, **kwargs: Any) -> None:
+        kwargs.setdefault("max_length", 3)
+        super().__init__(**kwargs)
+
+    def to_internal_value(self, data: Any) -> str:
+        """Return the code."""
+        code = super().to_internal_value(data)
+        if code not in money.EXPONENTS:
+            self.fail("unknown_currency")
+        return code
+
+
+class RawAmountField(serializers.Field):
+    """An amount as sent; it means something only beside its currency, so `in_minor_units` finishes it."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        """Return the value untouched."""
+        return data
+
+
+def in_minor_units(amount: object, currency: str) -> int:
+    """Return `amount` in minor units, or raise a ValidationError on the field `amount`."""
+    try:
+        return money.parse_amount(amount, currency)
+    except money.InvalidAmount as error:
+        raise serializers.ValidationError(
+            {"amount": [serializers.ErrorDetail(error.detail, "invalid_amount")]}
+        ) from error
+
+
+class TimeField(serializers.DateTimeField):
+    """A time with its offset (RFC 3339)."""
+
+    default_error_messages = {"naive": "The time needs its offset, e.g. 2026-01-31T09:30:00Z."}
+
+    def enforce_timezone(self, value: datetime) -> datetime:
+        """Refuse a time that does not say where it is."""
+        if value.tzinfo is None:
+            self.fail("naive")
+        return value
+
+    def to_representation(self, value: Any) -> str | None:
+        """Return RFC 3339 in UTC with milliseconds."""
+        return clock.rfc3339(value) if value else None

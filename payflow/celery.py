@@ -1,0 +1,48 @@
+"""The Celery application: `celery -A payflow.celery …`.
+
+Tasks carry the correlation id of the request that caused them in a message header.
+"""
+
+from __future__ import annotations
+
+import logging.config
+import os
+
+from celery import Celery
+from celery.signals import before_task_publish, setup_logging, task_prerun, worker_process_init
+from django.conf import settings
+
+from payflow import correlation, mongodb
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "payflow.settings")
+
+app = Celery("payflow")
+app.config_from_object("django.conf:settings", namespace="CELERY")
+app.autodiscover_tasks()
+
+_HEADER = "correlation_id_payflow"
+
+
+@before_task_publish.connect
+def send_correlation_id(headers: dict | None = None, **_: object) -> None:
+    """Put the current correlation id on an outgoing message."""
+    if headers is not None:
+        headers.setdefault(_HEADER, correlation.current())
+
+
+@task_prerun.connect
+def take_correlation_id(task: object = None, **_: object) -> None:
+    """Continue with the correlation id that the message carries."""
+    correlation.enter(getattr(getattr(task, "request", None), _HEADER, None))
+
+
+@worker_process_init.connect
+def give_child_its_own_connections(**_: object) -> None:
+    """A forked child must not share its parent's MongoDB client."""
+    mongodb.reconnect()
+
+
+@setup_logging.connect
+def use_djangos_logging(**_: object) -> None:
+    """Keep Celery from replacing the logging that Django has configured."""
+    logging.config.dictConfig(settings.LOGGING)

@@ -1,0 +1,86 @@
+"""The two roots of every error PayFlow raises on purpose.
+
+`Refused`: the caller's problem. Never retried; it has a stable `code` and an HTTP status.
+`Transient`: the system's problem. Retried by tasks, answered 503 by the API.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class FieldError:
+    """One field's reason, as it stands in `errors` of a problem document."""
+
+    field: str
+    code: str
+    detail: str
+
+
+class Refused(Exception):  # noqa: N818 - it reads as what happened
+    """A request that cannot be carried out as it stands."""
+
+    code = "validation_error"
+    status = 400
+    title = "Invalid request"
+
+    def __init__(self, detail: str, *, field: str | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.errors = [FieldError(field, self.code, detail)] if field else []
+
+
+class Transient(Exception):  # noqa: N818
+    """A dependency did not answer in time; the same call may succeed later."""
+
+    code = "service_unavailable"
+    status = 503
+    title = "Service unavailable"
+    retry_after_seconds = 2
+
+    def __init__(
+        self, detail: str = "A service PayFlow depends on is not answering. Try again shortly."
+    ) -> None:
+        super().__init__(detail)
+        self.detail = detail
+
+
+class NotFound(Refused):
+    """No such thing, or not one that the caller may know of."""
+
+    code = "not_found"
+    status = 404
+    title = "Not found"
+
+
+class NotAuthenticated(Refused):
+    """The request carries no valid credentials."""
+
+    code = "not_authenticated"
+    status = 401
+    title = "Not authenticated"
+
+
+class PermissionRefused(Refused):
+    """The caller is known and may not do this."""
+
+    code = "permission_denied"
+    status = 403
+    title = "Permission denied"
+
+
+class AlreadyExists(Refused):
+    """What was to be created is there already."""
+
+    code = "already_exists"
+    status = 409
+    title = "Already exists"
+
+
+class IdempotencyKeyReused(Refused):
+    """The idempotency key has been used for a different request."""
+
+    code = "idempotency_key_reused"
+    status = 422
+    title = "Idempotency key reused"

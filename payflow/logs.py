@@ -1,0 +1,41 @@
+"""Logs: one JSON object a line on stderr, with the correlation id in each.
+
+What must stay true: no request body, header or setting is ever written here; only what a call names.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from datetime import UTC, datetime
+
+from payflow import clock, correlation
+
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "correlation_id", "data"}
+
+
+class CorrelationFilter(logging.Filter):
+    """Adds the current correlation id to each record."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Never drops a record."""
+        record.correlation_id = correlation.current()
+        return True
+
+
+class JsonFormatter(logging.Formatter):
+    """Formats a record, with whatever the call passed in `extra`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return one line of JSON."""
+        line = {
+            "at": clock.rfc3339(datetime.fromtimestamp(record.created, UTC)),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+            "correlation_id": getattr(record, "correlation_id", ""),
+        }
+        line.update({k: v for k, v in vars(record).items() if k not in _STANDARD})
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps({k: v for k, v in line.items() if v != ""}, default=str)

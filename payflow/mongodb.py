@@ -1,0 +1,61 @@
+"""The one way to MongoDB for mongoengine's documents, and how its failures are told apart.
+
+Every client writes with `w=majority, j=true`: what was acknowledged is on disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import mongoengine
+from django.conf import settings
+from pymongo.collection import Collection
+from pymongo.errors import AutoReconnect, ExecutionTimeout, NetworkTimeout, PyMongoError, WTimeoutError
+from pymongo.errors import ServerSelectionTimeoutError as SelectionTimeout
+
+from payflow.errors import Transient
+
+UNAVAILABLE = (AutoReconnect, NetworkTimeout, SelectionTimeout, ExecutionTimeout, WTimeoutError)
+DUPLICATE_KEY_CODE = 11_000
+
+
+def connect() -> None:
+    """Register the connection; nothing is opened until the first operation, so forking stays safe."""
+    mongoengine.connect(
+        db=settings.MONGODB_DATABASE,
+        host=settings.MONGODB_URI,
+        alias="default",
+        connect=False,
+        tz_aware=True,
+        uuidRepresentation="standard",
+        **settings.MONGODB_OPTIONS,
+    )
+
+
+def reconnect() -> None:
+    """Drop what a forked child inherited and register a connection of its own."""
+    mongoengine.disconnect_all()
+    connect()
+
+
+def collection(document: type[mongoengine.Document]) -> Collection:
+    """Return the pymongo collection behind a document class, for bulk and conditional writes."""
+    return document._get_collection()
+
+
+@contextmanager
+def unavailable_is_transient() -> Iterator[None]:
+    """Turn "MongoDB did not answer" into Transient, so that callers need not know pymongo's errors."""
+    try:
+        yield
+    except UNAVAILABLE as error:
+        raise Transient("The database is not answering. Try again shortly.") from error
+
+
+def ping() -> None:
+    """Raise Transient unless MongoDB answers."""
+    try:
+        mongoengine.get_db().command("ping")
+    except PyMongoError as error:
+        raise Transient("The database is not answering.") from error

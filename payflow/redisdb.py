@@ -1,0 +1,39 @@
+"""The one Redis client. Whatever it holds may be lost at any moment; nothing here is the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+
+import redis
+from django.conf import settings
+
+from payflow.errors import Transient
+
+
+@cache
+def client() -> redis.Redis:
+    """Return this process's client. Its pool opens sockets lazily and notices a fork by itself."""
+    return redis.Redis.from_url(
+        settings.REDIS_URL,
+        decode_responses=True,
+        socket_timeout=settings.REDIS_TIMEOUT_SECONDS,
+        socket_connect_timeout=settings.REDIS_TIMEOUT_SECONDS,
+        health_check_interval=30,
+    )
+
+
+@contextmanager
+def unavailable_is_transient() -> Iterator[None]:
+    """Turn "Redis did not answer" into Transient."""
+    try:
+        yield
+    except redis.RedisError as error:
+        raise Transient("The session store is not answering. Try again shortly.") from error
+
+
+def ping() -> None:
+    """Raise Transient unless Redis answers."""
+    with unavailable_is_transient():
+        client().ping()

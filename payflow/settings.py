@@ -1,0 +1,335 @@
+"""Every setting, read from the environment once, when a process starts.
+
+What must stay true: a process in production refuses to start with a secret that is missing, short or
+published in this repository, with DEBUG on, or with deposits open to everyone. `.env.example` documents
+each variable.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from datetime import timedelta
+from pathlib import Path
+from urllib.parse import quote
+
+import environ
+from django.core.exceptions import ImproperlyConfigured
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+env = environ.Env()
+env.read_env(str(BASE_DIR / ".env"))
+
+ENVIRONMENTS = ("production", "development", "test")
+ENVIRONMENT = env.str("PAYFLOW_ENV", default="production")
+if ENVIRONMENT not in ENVIRONMENTS:
+    raise ImproperlyConfigured(
+        f"PAYFLOW_ENV is {ENVIRONMENT!r}; it must be one of {', '.join(ENVIRONMENTS)}."
+    )
+IS_PRODUCTION = ENVIRONMENT == "production"
+
+VERSION = "0.1.0"
+DEBUG = env.bool("PAYFLOW_DEBUG", default=False)
+
+# --- Secrets ----------------------------------------------------------------------------------------------
+
+_DEVELOPMENT_SECRET = "development-only-secret-never-use-it-where-money-is-real"  # noqa: S105
+_SECRET_LENGTH_MIN = 32
+SECRET_KEY = env.str("DJANGO_SECRET_KEY", default="" if IS_PRODUCTION else _DEVELOPMENT_SECRET)
+JWT_SIGNING_KEY = env.str("JWT_SIGNING_KEY", default="" if IS_PRODUCTION else _DEVELOPMENT_SECRET + "-jwt")
+
+# --- Who may deposit --------------------------------------------------------------------------------------
+
+DEPOSITS_OPEN = env.bool("DEPOSITS_OPEN", default=not IS_PRODUCTION)
+
+# --- Where data lives -------------------------------------------------------------------------------------
+
+DATA_DIR = Path(env.str("PAYFLOW_DATA_DIR", default=str(BASE_DIR / ".payflow"))).resolve()
+
+
+def _embedded_mongodb_uri() -> str:
+    """The address of the engine that `make run` starts; it depends on the data folder alone."""
+    digest = hashlib.sha256(str(DATA_DIR).encode()).hexdigest()[:8]
+    socket = Path(tempfile.gettempdir()) / f"payflow-{os.getuid()}-{digest}" / "mongodb.sock"
+    return f"mongodb://{quote(str(socket), safe='')}/?directConnection=true"
+
+
+MONGODB_URI = env.str("MONGODB_URI", default="" if IS_PRODUCTION else _embedded_mongodb_uri())
+MONGODB_DATABASE = env.str("MONGODB_DATABASE", default="payflow")
+MONGODB_SELECTION_TIMEOUT_MS = env.int("MONGODB_SELECTION_TIMEOUT_MS", default=2_000)
+MONGODB_SOCKET_TIMEOUT_MS = env.int("MONGODB_SOCKET_TIMEOUT_MS", default=20_000)
+# Every write waits until a majority has it in its journal: an answered 201 survives the loss of a node.
+MONGODB_OPTIONS = {
+    "w": "majority",
+    "journal": True,
+    "connectTimeoutMS": 2_000,
+    "serverSelectionTimeoutMS": MONGODB_SELECTION_TIMEOUT_MS,
+    "socketTimeoutMS": MONGODB_SOCKET_TIMEOUT_MS,
+    "appname": "payflow",
+}
+
+REDIS_URL = env.str(
+    "REDIS_URL",
+    default="" if IS_PRODUCTION else f"redis://127.0.0.1:{env.int('PAYFLOW_REDIS_PORT', default=6390)}/0",
+)
+REDIS_TIMEOUT_SECONDS = env.float("REDIS_TIMEOUT_SECONDS", default=2.0)
+
+
+def _refuse_unsafe_production() -> None:
+    """Raise ImproperlyConfigured with every reason at once, so that one restart is enough."""
+    reasons = []
+    for name, value in (("DJANGO_SECRET_KEY", SECRET_KEY), ("JWT_SIGNING_KEY", JWT_SIGNING_KEY)):
+        if not value:
+            reasons.append(f"{name} is not set")
+        elif value.startswith((_DEVELOPMENT_SECRET, "change-me")):
+            reasons.append(f"{name} is the published development value")
+        elif len(value) < _SECRET_LENGTH_MIN:
+            reasons.append(f"{name} is shorter than {_SECRET_LENGTH_MIN} characters")
+    if SECRET_KEY and SECRET_KEY == JWT_SIGNING_KEY:
+        reasons.append("DJANGO_SECRET_KEY and JWT_SIGNING_KEY are the same")
+    reasons += [
+        f"{n} is not set" for n, v in (("MONGODB_URI", MONGODB_URI), ("REDIS_URL", REDIS_URL)) if not v
+    ]
+    if DEBUG:
+        reasons.append("PAYFLOW_DEBUG is on")
+    if DEPOSITS_OPEN:
+        reasons.append("DEPOSITS_OPEN is on: anyone could create money")
+    if "*" in env.list("ALLOWED_HOSTS", default=[]) or not env.list("ALLOWED_HOSTS", default=[]):
+        reasons.append("ALLOWED_HOSTS does not name this service's hosts")
+    if reasons:
+        raise ImproperlyConfigured(
+            "PayFlow refuses to start in production: "
+            + "; ".join(reasons)
+            + ". Set these in the environment (.env.example explains each),"
+            + " or set PAYFLOW_ENV=development on a machine where no money is real."
+        )
+
+
+if IS_PRODUCTION:
+    _refuse_unsafe_production()
+
+# --- Django -----------------------------------------------------------------------------------------------
+
+ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]", "testserver"])
+CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
+ROOT_URLCONF = "payflow.urls"
+WSGI_APPLICATION = "payflow.wsgi.application"
+APPEND_SLASH = False
+USE_TZ = True
+TIME_ZONE = "UTC"
+USE_I18N = False
+LANGUAGE_CODE = "en-us"
+
+INSTALLED_APPS = [
+    "payflow.apps.PayflowConfig",
+    "payflow.apps.MongoAdminConfig",
+    "payflow.apps.MongoAuthConfig",
+    "payflow.apps.MongoContentTypesConfig",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "rest_framework",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+    "django_mongodb_backend",
+    "ledger",
+    "wallets",
+    "accounts",
+    "webhooks",
+    "transfers",
+]
+
+MIDDLEWARE = [
+    "payflow.correlation.CorrelationMiddleware",
+    "payflow.api.middleware.ProblemMiddleware",
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+
+STATIC_URL = "static/"
+STATIC_ROOT = BASE_DIR / "staticfiles"
+WHITENOISE_USE_FINDERS = not IS_PRODUCTION
+
+DATABASES = {
+    "default": {
+        "ENGINE": "django_mongodb_backend",
+        "HOST": MONGODB_URI,
+        "NAME": MONGODB_DATABASE,
+        "OPTIONS": MONGODB_OPTIONS,
+        "TEST": {"NAME": MONGODB_DATABASE},
+    }
+}
+DATABASE_ROUTERS = ["django_mongodb_backend.routers.MongoRouter"]
+DEFAULT_AUTO_FIELD = "django_mongodb_backend.fields.ObjectIdAutoField"
+MIGRATION_MODULES = {
+    "admin": "payflow.contrib_migrations.admin",
+    "auth": "payflow.contrib_migrations.auth",
+    "contenttypes": "payflow.contrib_migrations.contenttypes",
+}
+SILENCED_SYSTEM_CHECKS: list[str] = []
+
+# The admin's sessions may be lost with Redis: staff log in again.
+CACHES = {
+    "default": {
+        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "LOCATION": REDIS_URL,
+        "KEY_PREFIX": "payflow:cache",
+    }
+}
+SESSION_ENGINE = "django.contrib.sessions.backends.cache"
+SESSION_COOKIE_HTTPONLY = True
+SESSION_COOKIE_SAMESITE = "Lax"
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = IS_PRODUCTION
+SECURE_SSL_REDIRECT = IS_PRODUCTION and env.bool("SECURE_SSL_REDIRECT", default=True)
+SECURE_HSTS_SECONDS = 31_536_000 if IS_PRODUCTION else 0
+SECURE_HSTS_INCLUDE_SUBDOMAINS = IS_PRODUCTION
+SECURE_PROXY_SSL_HEADER = (
+    ("HTTP_X_FORWARDED_PROTO", "https") if env.bool("TRUST_X_FORWARDED_PROTO", default=False) else None
+)
+SECURE_REFERRER_POLICY = "same-origin"
+X_FRAME_OPTIONS = "DENY"
+
+# --- Accounts ---------------------------------------------------------------------------------------------
+
+AUTH_USER_MODEL = "accounts.User"
+PASSWORD_HASHERS = ["accounts.hashers.BoundedArgon2Hasher"]
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 10}},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+    {"NAME": "django.contrib.auth.password_validation.NumericPasswordValidator"},
+]
+SESSIONS_PER_USER_MAX = env.int("SESSIONS_PER_USER_MAX", default=50)
+
+SIMPLE_JWT = {
+    "ALGORITHM": "HS256",
+    "SIGNING_KEY": JWT_SIGNING_KEY,
+    "ISSUER": "payflow",
+    "AUDIENCE": "payflow",
+    "ACCESS_TOKEN_LIFETIME": timedelta(minutes=15),
+    "REFRESH_TOKEN_LIFETIME": timedelta(days=7),
+    "UPDATE_LAST_LOGIN": False,
+    "USER_ID_FIELD": "id",
+    "USER_ID_CLAIM": "sub",
+    "TOKEN_USER_CLASS": "accounts.tokens.Caller",
+}
+
+# --- The API ----------------------------------------------------------------------------------------------
+
+REQUEST_BODY_BYTES_MAX = env.int("REQUEST_BODY_BYTES_MAX", default=65_536)
+PREFER_WAIT_SECONDS_MAX = 30
+PREFER_WAITERS_MAX = env.int("PREFER_WAITERS_MAX", default=2)
+
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": ["accounts.authentication.BearerAuthentication"],
+    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
+    "DEFAULT_PARSER_CLASSES": ["payflow.api.parsers.StrictJSONParser"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "EXCEPTION_HANDLER": "payflow.api.problems.handle_exception",
+    "UNAUTHENTICATED_USER": None,
+    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "payflow.api.negotiation.AlwaysJSON",
+}
+
+SPECTACULAR_SETTINGS = {
+    "TITLE": "PayFlow",
+    "VERSION": VERSION,
+    "DESCRIPTION": "Moves money between wallets. Every answer can be checked against the ledger.",
+    "SERVE_PUBLIC": True,
+    "SERVE_AUTHENTICATION": [],
+    "SERVE_PERMISSIONS": ["rest_framework.permissions.AllowAny"],
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "REDOC_DIST": "SIDECAR",
+}
+
+# --- Money and the saga -----------------------------------------------------------------------------------
+
+DEFAULT_CURRENCY = env.str("DEFAULT_CURRENCY", default="USD")
+SAGA_BATCH_MAX = env.int("SAGA_BATCH_MAX", default=500)
+SAGA_STALLED_AFTER_SECONDS = env.float("SAGA_STALLED_AFTER_SECONDS", default=5.0)
+SAGA_EXPIRES_AFTER_SECONDS = env.float("SAGA_EXPIRES_AFTER_SECONDS", default=900.0)
+SAGA_ATTENTION_AFTER_ATTEMPTS = env.int("SAGA_ATTENTION_AFTER_ATTEMPTS", default=10)
+RECOVERY_EVERY_SECONDS = env.float("RECOVERY_EVERY_SECONDS", default=2.0)
+RECOVERY_BATCH_MAX = env.int("RECOVERY_BATCH_MAX", default=500)
+
+# --- Celery -----------------------------------------------------------------------------------------------
+
+CELERY_BROKER_URL = REDIS_URL
+CELERY_RESULT_BACKEND = None
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_TASK_DEFAULT_QUEUE = "payflow-saga"
+CELERY_TASK_CREATE_MISSING_QUEUES = True
+CELERY_TASK_ACKS_LATE = True
+CELERY_TASK_REJECT_ON_WORKER_LOST = False
+CELERY_TASK_SERIALIZER = CELERY_RESULT_SERIALIZER = "json"
+CELERY_ACCEPT_CONTENT = ["json"]
+CELERY_TASK_TIME_LIMIT = 60
+CELERY_TASK_SOFT_TIME_LIMIT = 45
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+CELERY_WORKER_SOFT_SHUTDOWN_TIMEOUT = 3
+CELERY_WORKER_MAX_MEMORY_PER_CHILD = 400_000  # kilobytes
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+CELERY_WORKER_SEND_TASK_EVENTS = True
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_BROKER_CONNECTION_MAX_RETRIES = None
+CELERY_BROKER_TRANSPORT_OPTIONS = {
+    "global_keyprefix": "payflow:celery:",
+    "visibility_timeout": 90,
+    "unacked_restore_interval": 5,
+    "socket_timeout": 10,
+    "socket_connect_timeout": 2,
+    "socket_keepalive": True,
+}
+# A request that finds the broker gone gives up within a second: recovery starts the saga later.
+CELERY_TASK_PUBLISH_RETRY = False
+CELERY_BEAT_SCHEDULE = {
+    "recover-stalled-transactions": {
+        "task": "transfers.recover",
+        "schedule": RECOVERY_EVERY_SECONDS,
+        "options": {"expires": 3 * RECOVERY_EVERY_SECONDS},
+    },
+}
+
+# --- Logs -------------------------------------------------------------------------------------------------
+
+LOG_LEVEL = env.str("LOG_LEVEL", default="INFO")
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "filters": {"correlation": {"()": "payflow.logs.CorrelationFilter"}},
+    "formatters": {"json": {"()": "payflow.logs.JsonFormatter"}},
+    "handlers": {
+        "stderr": {"class": "logging.StreamHandler", "formatter": "json", "filters": ["correlation"]},
+    },
+    "root": {"handlers": ["stderr"], "level": LOG_LEVEL},
+    "loggers": {
+        "celery.worker.strategy": {"level": "WARNING"},
+        "celery.app.trace": {"level": "WARNING"},
+        "celery.beat": {"level": "WARNING"},
+        "django.request": {"level": "ERROR"},
+        "pymongo": {"level": "WARNING"},
+    },
+}

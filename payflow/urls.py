@@ -1,0 +1,23 @@
+"""Every address. Paths stand at the root and have no trailing slash."""
+
+from __future__ import annotations
+
+from django.contrib import admin
+from django.urls import include, path
+from drf_spectacular.views import SpectacularJSONAPIView, SpectacularRedocView, SpectacularSwaggerView
+
+from payflow import views
+
+urlpatterns = [
+    path("", views.Root.as_view(), name="root"),
+    path("health", views.Health.as_view(), name="health"),
+    path("health/live", views.Live.as_view(), name="live"),
+    path("health/ready", views.Ready.as_view(), name="ready"),
+    path("openapi.json", SpectacularJSONAPIView.as_view(), name="openapi"),
+    path("docs", SpectacularSwaggerView.as_view(url_name="openapi"), name="docs"),
+    path("redoc", SpectacularRedocView.as_view(url_name="openapi"), name="redoc"),
+    path("admin/", admin.site.urls),
+    path("auth/", include("accounts.urls")),
+    path("wallets", include("wallets.urls")),
+    path("transactions", include("transfers.urls")),
+]
