@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import mongoengine
 from django.conf import settings
+from django.utils.module_loading import autodiscover_modules
 from pymongo.collection import Collection
 from pymongo.errors import AutoReconnect, ExecutionTimeout, NetworkTimeout, PyMongoError, WTimeoutError
 from pymongo.errors import ServerSelectionTimeoutError as SelectionTimeout
@@ -42,6 +43,15 @@ def reconnect() -> None:
 def collection(document: type[mongoengine.Document]) -> Collection:
     """Return the pymongo collection behind a document class, for bulk and conditional writes."""
     return document._get_collection()
+
+
+def ensure_indexes() -> list[str]:
+    """Create the indexes that every app's documents declare; return the collections' names."""
+    autodiscover_modules("documents")
+    documents = mongoengine.Document.__subclasses__()
+    for document in documents:
+        document.ensure_indexes()
+    return sorted(document._get_collection_name() for document in documents)
 
 
 @contextmanager

@@ -1,0 +1,182 @@
+"""The arithmetic of the ledger: which entries follow which. Pure: no database, clock or setting.
+
+What must stay true of a wallet's chain: sequences 1..n, balance = previous balance + amount, no balance
+below zero, times that never go back, and each hash covers the entry and the hash before it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from payflow import clock, money
+
+GENESIS_HASH = "0" * 64
+
+
+class Kind(StrEnum):
+    """What an entry does to its wallet."""
+
+    DEPOSIT = "DEPOSIT"
+    WITHDRAWAL = "WITHDRAWAL"
+    DEBIT = "DEBIT"
+    CREDIT = "CREDIT"
+    REFUND = "REFUND"
+    DECLINED = "DECLINED"
+
+
+class Contra(StrEnum):
+    """The other side of the double entry."""
+
+    EXTERNAL = "external"
+    CLEARING = "clearing"
+
+
+class Reason(StrEnum):
+    """Why an operation was declined, where the ledger itself decided."""
+
+    INSUFFICIENT_BALANCE = "insufficient_balance"
+    BALANCE_LIMIT = "balance_limit"
+
+
+SIGNS = {
+    Kind.DEPOSIT: 1,
+    Kind.CREDIT: 1,
+    Kind.REFUND: 1,
+    Kind.WITHDRAWAL: -1,
+    Kind.DEBIT: -1,
+    Kind.DECLINED: 0,
+}
+EXTERNAL_KINDS = frozenset({Kind.DEPOSIT, Kind.WITHDRAWAL})
+
+
+@dataclass(frozen=True, slots=True)
+class Posting:
+    """A wish to change a wallet: `amount_minor` is positive, its `kind` gives the sign.
+
+    A posting of kind DECLINED records a refusal that was decided elsewhere (an expired transaction, a
+    frozen wallet) under the same operation id that the debit would have had, so the two exclude each other.
+    """
+
+    operation_id: str
+    wallet_id: str
+    kind: Kind
+    amount_minor: int
+    currency: str
+    transaction_id: str | None = None
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.amount_minor <= money.AMOUNT_MINOR_MAX:
+            raise ValueError(f"{self.operation_id}: amount_minor {self.amount_minor} is out of range")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One fact about one wallet. Amounts in minor units; `amount_minor` is signed, 0 when DECLINED."""
+
+    id: str
+    wallet_id: str
+    sequence: int
+    kind: Kind
+    amount_minor: int
+    balance_minor: int
+    requested_minor: int
+    currency: str
+    contra: Contra
+    transaction_id: str | None
+    reason: str
+    created_at: datetime
+    previous_hash: str
+    hash: str = ""
+
+    def to_document(self) -> dict[str, Any]:
+        """Return the entry as MongoDB stores it."""
+        document = {name: getattr(self, name) for name in _FIELDS}
+        document["_id"] = document.pop("id")
+        document["kind"], document["contra"] = self.kind.value, self.contra.value
+        return document
+
+
+_FIELDS = tuple(field.name for field in fields(Entry))
+
+
+def from_document(document: dict[str, Any]) -> Entry:
+    """Return the entry that a stored document holds. Raises KeyError or ValueError when it holds none."""
+    values = {name: document["_id" if name == "id" else name] for name in _FIELDS}
+    values["kind"], values["contra"] = Kind(values["kind"]), Contra(values["contra"])
+    return Entry(**values)
+
+
+def digest(entry: Entry) -> str:
+    """Return the SHA-256, in hex, of the entry's canonical content: a JSON array in a fixed order."""
+    content = [
+        entry.id, entry.wallet_id, entry.sequence, entry.kind.value, entry.amount_minor, entry.balance_minor,
+        entry.requested_minor, entry.currency, entry.contra.value, entry.transaction_id, entry.reason,
+        clock.epoch_ms(entry.created_at), entry.previous_hash,
+    ]  # fmt: skip
+    return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
+
+
+def extend(head: Entry | None, postings: Sequence[Posting], now: datetime) -> list[Entry]:
+    """Return the entries that `postings`, in order, add behind `head`.
+
+    A debit or withdrawal beyond the balance, or a deposit beyond what a wallet may hold, becomes DECLINED.
+    A posting that can become no entry at all (another currency, a settlement beyond int64) is left out:
+    the caller finds it missing and everybody else's money moves on.
+    """
+    entries: list[Entry] = []
+    for posting in postings:
+        if head and head.currency != posting.currency:
+            continue
+        entry = _next_entry(head, posting, now)
+        if entry.balance_minor > money.INT64_MAX:
+            continue
+        entries.append(entry)
+        head = entry
+    return entries
+
+
+def _next_entry(head: Entry | None, posting: Posting, now: datetime) -> Entry:
+    balance = head.balance_minor if head else 0
+    kind, reason = _decide(balance, posting)
+    amount = SIGNS[kind] * posting.amount_minor
+    entry = Entry(
+        id=posting.operation_id,
+        wallet_id=posting.wallet_id,
+        sequence=head.sequence + 1 if head else 1,
+        kind=kind,
+        amount_minor=amount,
+        balance_minor=balance + amount,
+        requested_minor=posting.amount_minor,
+        currency=posting.currency,
+        contra=Contra.CLEARING if posting.transaction_id else Contra.EXTERNAL,
+        transaction_id=posting.transaction_id,
+        reason=reason,
+        created_at=max(now, head.created_at) if head else now,
+        previous_hash=head.hash if head else GENESIS_HASH,
+    )
+    return replace(entry, hash=digest(entry))
+
+
+def _decide(balance_minor: int, posting: Posting) -> tuple[Kind, str]:
+    after = balance_minor + SIGNS[posting.kind] * posting.amount_minor
+    if after < 0:
+        return Kind.DECLINED, Reason.INSUFFICIENT_BALANCE.value
+    if posting.kind is Kind.DEPOSIT and after > money.BALANCE_MINOR_SOFT_MAX:
+        return Kind.DECLINED, Reason.BALANCE_LIMIT.value
+    return posting.kind, posting.reason
+
+
+def answers(entry: Entry, posting: Posting) -> bool:
+    """Say whether `entry` is the outcome of `posting`, and not of another one under the same operation id."""
+    return (
+        entry.wallet_id == posting.wallet_id
+        and entry.requested_minor == posting.amount_minor
+        and entry.kind in (posting.kind, Kind.DECLINED)
+    )

@@ -1,0 +1,66 @@
+"""Reading wallets and their balances."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from ledger import selectors as ledger
+from ledger.chain import Entry
+from payflow.mongodb import unavailable_is_transient
+from wallets.documents import Wallet
+
+WALLETS_PER_USER_MAX = 200
+
+
+@dataclass(frozen=True, slots=True)
+class WalletState:
+    """A wallet with what its newest ledger entry says."""
+
+    wallet: Wallet
+    balance_minor: int
+    updated_at: datetime
+
+
+def find_wallet(*, user_id: str, currency: str) -> Wallet | None:
+    """Return a user's wallet in one currency."""
+    with unavailable_is_transient():
+        return Wallet.objects(user_id=user_id, currency=currency).first()
+
+
+def find_wallet_by_id(*, wallet_id: str) -> Wallet | None:
+    """Return a wallet by its id."""
+    with unavailable_is_transient():
+        return Wallet.objects(id=wallet_id).first()
+
+
+def find_wallets_by_id(*, wallet_ids: Iterable[str]) -> dict[str, Wallet]:
+    """Return those wallets that exist, by id."""
+    with unavailable_is_transient():
+        return {wallet.id: wallet for wallet in Wallet.objects(id__in=list(wallet_ids))}
+
+
+def find_wallets_of(*, user_ids: Iterable[str], currency: str) -> dict[str, Wallet]:
+    """Return the wallets of several users in one currency, by user id."""
+    with unavailable_is_transient():
+        return {w.user_id: w for w in Wallet.objects(user_id__in=list(user_ids), currency=currency)}
+
+
+def list_states(*, user_id: str) -> list[WalletState]:
+    """Return a user's wallets with their balances, oldest first; there are at most as many as currencies."""
+    with unavailable_is_transient():
+        wallets = list(Wallet.objects(user_id=user_id).order_by("id").limit(WALLETS_PER_USER_MAX))
+    heads = ledger.read_heads([wallet.id for wallet in wallets])
+    return [_state(wallet, heads.get(wallet.id)) for wallet in wallets]
+
+
+def state_of(wallet: Wallet) -> WalletState:
+    """Return a wallet with its balance."""
+    return _state(wallet, ledger.find_head(wallet_id=wallet.id))
+
+
+def _state(wallet: Wallet, head: Entry | None) -> WalletState:
+    if head is None:
+        return WalletState(wallet, 0, wallet.updated_at)
+    return WalletState(wallet, head.balance_minor, max(wallet.updated_at, head.created_at))

@@ -1,0 +1,131 @@
+"""Writing to wallets: open, freeze, deposit, withdraw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from django.conf import settings
+from mongoengine.errors import NotUniqueError
+
+from ledger import chain, posting
+from ledger import selectors as ledger
+from ledger.chain import Entry, Kind, Posting
+from payflow import clock
+from payflow.errors import IdempotencyKeyReused, Transient
+from payflow.ids import new_id
+from payflow.money import format_amount
+from payflow.mongodb import unavailable_is_transient
+from wallets import selectors
+from wallets.documents import Status, Wallet
+from wallets.errors import BalanceLimit, InsufficientBalance, WalletClosed, WalletExists, WalletNotFound
+
+
+@dataclass(frozen=True, slots=True)
+class Movement:
+    """What a deposit or withdrawal did; `replayed` when an earlier request with this key did it."""
+
+    entry: Entry
+    replayed: bool
+
+
+MoneyService = Callable[..., Movement]
+
+
+def open_wallet(*, user_id: str, currency: str) -> Wallet:
+    """Open a wallet. Raises WalletExists when the user has one in this currency."""
+    now = clock.now()
+    wallet = Wallet(
+        id=new_id("wal"),
+        user_id=user_id,
+        currency=currency,
+        status=Status.ACTIVE.value,
+        created_at=now,
+        updated_at=now,
+    )
+    try:
+        with unavailable_is_transient():
+            wallet.save(force_insert=True)
+    except NotUniqueError as error:
+        raise WalletExists(f"You have a {currency} wallet already.", field="currency") from error
+    return wallet
+
+
+def ensure_wallet(*, user_id: str, currency: str) -> Wallet:
+    """Return the user's wallet in `currency`, opened now if there is none. Safe to repeat and to race."""
+    wallet = selectors.find_wallet(user_id=user_id, currency=currency)
+    if wallet is not None:
+        return wallet
+    try:
+        return open_wallet(user_id=user_id, currency=currency)
+    except WalletExists:
+        return get_wallet(user_id=user_id, currency=currency)
+
+
+def get_wallet(*, user_id: str, currency: str) -> Wallet:
+    """Return the user's wallet. Raises WalletNotFound.
+
+    A missing wallet in the default currency is opened: registration may have died before it did.
+    """
+    wallet = selectors.find_wallet(user_id=user_id, currency=currency)
+    if wallet is not None:
+        return wallet
+    if currency == settings.DEFAULT_CURRENCY:
+        return ensure_wallet(user_id=user_id, currency=currency)
+    raise WalletNotFound(f"You have no {currency} wallet; open one with POST /wallets.")
+
+
+def freeze_wallets(*, user_id: str) -> None:
+    """Stop money from moving in or out of a user's wallets. Safe to repeat."""
+    _change_status(user_id, leaving=Status.ACTIVE, to=Status.FROZEN)
+
+
+def unfreeze_wallets(*, user_id: str) -> None:
+    """Undo `freeze_wallets`. Closed wallets stay closed."""
+    _change_status(user_id, leaving=Status.FROZEN, to=Status.ACTIVE)
+
+
+def _change_status(user_id: str, *, leaving: Status, to: Status) -> None:
+    with unavailable_is_transient():
+        Wallet.objects(user_id=user_id, status=leaving.value).update(
+            set__status=to.value, set__updated_at=clock.now()
+        )
+
+
+def deposit(*, user_id: str, currency: str, amount_minor: int, key: str | None) -> Movement:
+    """Bring money in from outside. `key` is the caller's idempotency key.
+
+    Raises WalletNotFound, WalletClosed, BalanceLimit, IdempotencyKeyReused, Transient.
+    """
+    return _move(Kind.DEPOSIT, user_id, currency, amount_minor, key)
+
+
+def withdraw(*, user_id: str, currency: str, amount_minor: int, key: str | None) -> Movement:
+    """Send money outside. Raises InsufficientBalance, else as `deposit`."""
+    return _move(Kind.WITHDRAWAL, user_id, currency, amount_minor, key)
+
+
+def _move(kind: Kind, user_id: str, currency: str, amount_minor: int, key: str | None) -> Movement:
+    wallet = get_wallet(user_id=user_id, currency=currency)
+    # The ledger's own unique index makes the key last: it holds when Redis has lost everything.
+    operation = f"key_{user_id}_{key}" if key else new_id("op")
+    wish = Posting(f"{operation}:{kind.value.lower()}", wallet.id, kind, amount_minor, currency)
+    earlier = ledger.find_entry(operation_id=wish.operation_id) if key else None
+    if earlier is None and wallet.status != Status.ACTIVE:
+        raise WalletClosed("This wallet is frozen or closed; no money can move in or out.")
+    entry = earlier or posting.post([wish]).get(wish.operation_id)
+    if entry is None:
+        raise Transient("The ledger could not be written. Try again shortly.")
+    if not chain.answers(entry, wish):
+        raise IdempotencyKeyReused("This idempotency key was used for another request; use a new one.")
+    _refuse_declined(entry)
+    return Movement(entry, replayed=earlier is not None)
+
+
+def _refuse_declined(entry: Entry) -> None:
+    if entry.kind is not Kind.DECLINED:
+        return
+    balance = f"{format_amount(entry.balance_minor, entry.currency)} {entry.currency}"
+    if entry.reason == chain.Reason.BALANCE_LIMIT:
+        raise BalanceLimit(f"The wallet holds {balance}; with this deposit it would hold more than it may.")
+    raise InsufficientBalance(f"The wallet holds {balance}.")

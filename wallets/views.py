@@ -1,0 +1,105 @@
+"""The wallet endpoints."""
+
+from __future__ import annotations
+
+from django.conf import settings
+from rest_framework import viewsets
+from rest_framework.decorators import action
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from ledger import selectors as ledger
+from ledger.chain import Kind
+from payflow import clock, idempotency
+from payflow.api.pages import page
+from payflow.errors import PermissionRefused
+from payflow.money import format_amount
+from wallets import selectors, services
+from wallets.errors import WalletNotFound
+from wallets.serializers import (
+    BalanceQuery,
+    CurrencyQuery,
+    HistoryQuery,
+    Move,
+    OpenWallet,
+    entry_body,
+    wallet_body,
+)
+
+
+class WalletViewSet(viewsets.ViewSet):
+    """A user's own wallets."""
+
+    def list(self, request: Request) -> Response:
+        """GET /wallets."""
+        services.get_wallet(user_id=request.user.id, currency=settings.DEFAULT_CURRENCY)
+        return Response({"results": [wallet_body(s) for s in selectors.list_states(user_id=request.user.id)]})
+
+    def create(self, request: Request) -> Response:
+        """POST /wallets."""
+        wanted = OpenWallet(data=request.data)
+        wanted.is_valid(raise_exception=True)
+        wallet = services.open_wallet(user_id=request.user.id, currency=wanted.validated_data["currency"])
+        return Response(wallet_body(selectors.state_of(wallet)), status=201)
+
+    @action(detail=False)
+    def me(self, request: Request) -> Response:
+        """GET /wallets/me."""
+        query = CurrencyQuery(data=request.query_params)
+        query.is_valid(raise_exception=True)
+        wallet = services.get_wallet(user_id=request.user.id, currency=query.validated_data["currency"])
+        return Response(wallet_body(selectors.state_of(wallet)))
+
+    @action(detail=False, methods=["post"])
+    def deposit(self, request: Request) -> Response:
+        """POST /wallets/me/deposit: by the owner where deposits are open, else by staff only."""
+        if not (settings.DEPOSITS_OPEN or request.user.is_staff):
+            raise PermissionRefused("Only staff and service users may deposit here.")
+        return self._move(request, services.deposit)
+
+    @action(detail=False, methods=["post"])
+    def withdraw(self, request: Request) -> Response:
+        """POST /wallets/me/withdraw."""
+        return self._move(request, services.withdraw)
+
+    def _move(self, request: Request, service: services.MoneyService) -> Response:
+        key = idempotency.key_of(request)
+        wanted = Move(data=request.data)
+        wanted.is_valid(raise_exception=True)
+        currency, amount_minor = wanted.validated_data["currency"], wanted.validated_data["amount_minor"]
+        moved = service(user_id=request.user.id, currency=currency, amount_minor=amount_minor, key=key)
+        body = {
+            "entry": entry_body(moved.entry),
+            "balance": format_amount(moved.entry.balance_minor, currency),
+        }
+        headers = {idempotency.REPLAYED_HEADER: "true"} if moved.replayed else {}
+        return Response(body, status=201, headers=headers)
+
+    @action(detail=False)
+    def history(self, request: Request) -> Response:
+        """GET /wallets/me/history: entries, newest first."""
+        query = HistoryQuery(data=request.query_params)
+        query.is_valid(raise_exception=True)
+        asked = query.validated_data
+        wallet = services.get_wallet(user_id=request.user.id, currency=asked["currency"])
+        rows = ledger.list_entries(
+            wallet_id=wallet.id,
+            limit=asked["limit"] + 1,
+            kind=Kind(asked["kind"]) if "kind" in asked else None,
+            before_sequence=asked.get("cursor"),
+        )
+        return Response(page(rows, asked["limit"], key=lambda entry: str(entry.sequence), render=entry_body))
+
+    @action(detail=True)
+    def balance(self, request: Request, pk: str) -> Response:
+        """GET /wallets/{id}/balance: now, or at any past moment."""
+        query = BalanceQuery(data=request.query_params)
+        query.is_valid(raise_exception=True)
+        wallet = selectors.find_wallet_by_id(wallet_id=pk)
+        if wallet is None or not (wallet.user_id == request.user.id or request.user.is_staff):
+            raise WalletNotFound("There is no such wallet.")
+        now = clock.now()
+        at = min(query.validated_data.get("at", now), now)
+        entry = ledger.find_entry_at(wallet_id=wallet.id, at=at)
+        balance = format_amount(entry.balance_minor if entry else 0, wallet.currency)
+        return Response({"balance": balance, "currency": wallet.currency, "as_of": clock.rfc3339(at)})
