@@ -1,0 +1,52 @@
+"""Who is calling: the `Authorization: Bearer` header (RFC 6750).
+
+What must stay true: whatever writes is asked for only by a user who exists and is active at this moment.
+A safe method believes the token for its few minutes and costs no query.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from drf_spectacular.extensions import OpenApiAuthenticationExtension
+from rest_framework.authentication import BaseAuthentication
+from rest_framework.request import Request
+
+from accounts import selectors, tokens
+from payflow.errors import NotAuthenticated
+
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+class BearerAuthentication(BaseAuthentication):
+    """Accepts an access token; puts a `tokens.Caller` on the request."""
+
+    def authenticate(self, request: Request) -> tuple[tokens.Caller, Any] | None:
+        """Return the caller, or None when no bearer token is sent.
+
+        Raises TokenExpired, NotAuthenticated, or Transient when the user cannot be looked up.
+        """
+        scheme, _, encoded = request.META.get("HTTP_AUTHORIZATION", "").strip().partition(" ")
+        if scheme.lower() != "bearer":
+            return None
+        caller = tokens.read_access(encoded.strip())
+        if request.method not in SAFE_METHODS:
+            caller.record = selectors.find_user(user_id=caller.id)
+            if caller.record is None or not caller.record.is_active:
+                raise NotAuthenticated("This account cannot be used.")
+        return caller, caller.token
+
+    def authenticate_header(self, request: Request) -> str:
+        """Return the challenge that makes a missing token a 401."""
+        return "Bearer"
+
+
+class BearerScheme(OpenApiAuthenticationExtension):
+    """Describes the header in the OpenAPI document."""
+
+    target_class = "accounts.authentication.BearerAuthentication"
+    name = "bearer"
+
+    def get_security_definition(self, auto_schema: Any) -> dict[str, Any]:
+        """Return the security scheme."""
+        return {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}

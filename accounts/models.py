@@ -1,0 +1,70 @@
+"""The user: the one thing PayFlow keeps through Django's ORM, so that the admin's logins work on it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib.auth.base_user import AbstractBaseUser, BaseUserManager
+from django.contrib.auth.models import PermissionsMixin
+from django.db import models
+from django_mongodb_backend.fields import ObjectIdAutoField
+
+from payflow import clock
+
+EMAIL_LENGTH_MAX = 254  # RFC 5321, 4.5.3.1.3, less the angle brackets
+NAME_LENGTH_MAX = 120
+PHONE_LENGTH_MAX = 16
+
+
+class UserManager(BaseUserManager["User"]):
+    """Makes and finds users; an email has one spelling here."""
+
+    @classmethod
+    def normalize_email(cls, email: str | None) -> str:
+        """Return the spelling that is stored. Equality on it never needs a regular expression."""
+        return (email or "").strip().lower()
+
+    def get_by_natural_key(self, username: str | None) -> User:
+        """Return the user that signs in as `username`, in any case. Raises User.DoesNotExist."""
+        return self.get(email=self.normalize_email(username))
+
+    def create_user(self, email: str, password: str | None = None, **fields: Any) -> User:
+        """Insert a user. Raises django.db.IntegrityError when the email is taken."""
+        user = self.model(email=self.normalize_email(email), **fields)
+        user.set_password(password)
+        user.save(force_insert=True)
+        return user
+
+    def create_superuser(self, email: str, password: str | None = None, **fields: Any) -> User:
+        """Insert a user who may do everything in the admin."""
+        return self.create_user(email, password, **fields, is_staff=True, is_superuser=True)
+
+
+class User(AbstractBaseUser, PermissionsMixin):
+    """A person or service that signs in with an email."""
+
+    id = ObjectIdAutoField(primary_key=True)
+    email = models.EmailField(max_length=EMAIL_LENGTH_MAX, unique=True)
+    name = models.CharField(max_length=NAME_LENGTH_MAX)
+    phone = models.CharField(max_length=PHONE_LENGTH_MAX, blank=True, default="")
+    is_active = models.BooleanField(default=True)
+    is_staff = models.BooleanField(default=False)
+    created_at = models.DateTimeField(default=clock.now, editable=False)
+
+    objects = UserManager()
+
+    USERNAME_FIELD = "email"
+    EMAIL_FIELD = "email"
+    REQUIRED_FIELDS = ["name"]
+
+    class Meta:
+        db_table = "users"
+        # `unique=True` becomes a partial index, which equality does not use: this one serves the lookups.
+        indexes = [models.Index(fields=["email"], name="users_email_equality")]
+
+    def __str__(self) -> str:
+        return self.email
+
+    def clean(self) -> None:
+        """Bring the email into its one spelling, for forms too."""
+        self.email = UserManager.normalize_email(self.email)

@@ -1,0 +1,130 @@
+"""Access and refresh tokens (JWT, RFC 7519) and the caller that an access token stands for.
+
+What must stay true: a token is accepted only with our algorithm, key, issuer, audience and its own type;
+nothing else about a caller is believed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+from rest_framework_simplejwt.exceptions import ExpiredTokenError, TokenError
+from rest_framework_simplejwt.models import TokenUser
+from rest_framework_simplejwt.settings import api_settings
+from rest_framework_simplejwt.tokens import Token
+
+from accounts.errors import TokenExpired
+from accounts.models import User
+from payflow.errors import NotAuthenticated
+
+TOKEN_LENGTH_MAX = 2_048
+_TEXT_CLAIMS = ("sub", "fam", "jti")
+
+
+class _SessionToken(Token):
+    """A token of one user's session; `fam` is the session's family of refresh tokens."""
+
+    def verify(self) -> None:
+        """Check what the signature cannot vouch for. Raises TokenError."""
+        super().verify()
+        for claim in _TEXT_CLAIMS:
+            if not isinstance(self.payload.get(claim), str) or not self.payload[claim]:
+                raise TokenError(f"Token has no {claim}")
+
+
+class AccessToken(_SessionToken):
+    """Proves who is calling, for minutes."""
+
+    token_type = "access"  # noqa: S105 - a kind, not a secret
+    lifetime = api_settings.ACCESS_TOKEN_LIFETIME
+
+
+class RefreshToken(_SessionToken):
+    """Buys the next pair of tokens, once."""
+
+    token_type = "refresh"  # noqa: S105
+    lifetime = api_settings.REFRESH_TOKEN_LIFETIME
+
+
+@dataclass(frozen=True)
+class RefreshClaims:
+    """What a refresh token says."""
+
+    user_id: str
+    family: str
+    jti: str
+    expires_at: int
+    """Seconds since 1970-01-01T00:00:00Z."""
+
+
+class Caller(TokenUser):
+    """Who is calling. `record` is the user as stored now; it is loaded for everything but safe methods."""
+
+    record: User | None = None
+
+    def __getattr__(self, attr: str) -> None:
+        # The parent answers None to any misspelt name.
+        raise AttributeError(attr)
+
+    def __str__(self) -> str:
+        return self.id
+
+    @property
+    def id(self) -> str:
+        """Return the user's id."""
+        return str(self.token["sub"])
+
+    @property
+    def is_staff(self) -> bool:
+        """Return whether the caller is staff: as stored where that is loaded, else as the token says."""
+        return self.record.is_staff if self.record else self.token.get("staff") is True
+
+    @property
+    def family(self) -> str:
+        """Return the session's family id."""
+        return str(self.token["fam"])
+
+
+def issue_access(*, user_id: str, is_staff: bool, family: str) -> str:
+    """Return an encoded access token."""
+    token = AccessToken()
+    token["sub"], token["fam"], token["staff"] = user_id, family, is_staff
+    return str(token)
+
+
+def issue_refresh(*, user_id: str, family: str) -> tuple[str, RefreshClaims]:
+    """Return an encoded refresh token and what it says."""
+    token = RefreshToken()
+    token["sub"], token["fam"] = user_id, family
+    return str(token), _claims(token)
+
+
+def read_access(encoded: str) -> Caller:
+    """Return the caller. Raises TokenExpired or NotAuthenticated."""
+    return Caller(_read(AccessToken, encoded))
+
+
+def read_refresh(encoded: str) -> RefreshClaims:
+    """Return what a refresh token says. Raises TokenExpired or NotAuthenticated."""
+    return _claims(_read(RefreshToken, encoded))
+
+
+def _claims(token: RefreshToken) -> RefreshClaims:
+    return RefreshClaims(
+        user_id=token["sub"], family=token["fam"], jti=token["jti"], expires_at=int(token["exp"])
+    )
+
+
+TokenType = TypeVar("TokenType", bound=_SessionToken)
+
+
+def _read(kind: type[TokenType], encoded: str) -> TokenType:
+    if len(encoded) > TOKEN_LENGTH_MAX:
+        raise NotAuthenticated("The token is not valid.")
+    try:
+        return kind(encoded)  # type: ignore[arg-type]  # the parent's annotation is wrong
+    except ExpiredTokenError as error:
+        raise TokenExpired("The token has expired.") from error
+    except TokenError as error:
+        raise NotAuthenticated("The token is not valid.") from error
