@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import pymongo
 import redis
@@ -163,13 +162,17 @@ class Servers:
     redis: EmbeddedRedis | None = None
 
 
+class AlreadyRunningError(StackError):
+    """Another stack serves this data folder."""
+
+
 @contextmanager
 def embedded_servers(
     data_dir: Path, redis_port: int, settings: Mapping[str, str] = os.environ
 ) -> Iterator[Servers]:
     """Runs the servers that MONGODB_URI and REDIS_URL do not name; stops them at the end."""
     servers = Servers(settings.get("MONGODB_URI", ""), settings.get("REDIS_URL", ""))
-    with only_stack(data_dir):
+    with _only_stack(data_dir):
         try:
             if not servers.mongodb_uri:
                 servers.mongo = EmbeddedMongo(data_dir)
@@ -179,31 +182,52 @@ def embedded_servers(
                 servers.redis = EmbeddedRedis(data_dir, redis_port)
                 servers.redis_url = servers.redis.url
                 servers.redis.start()
+            addresses = {"MONGODB_URI": servers.mongodb_uri, "REDIS_URL": servers.redis_url}
+            _addresses(data_dir).write_text(json.dumps({"pid": os.getpid(), "addresses": addresses}))
             yield servers
         finally:
+            _addresses(data_dir).unlink(missing_ok=True)
             for server in (servers.redis, servers.mongo):
                 if server is not None:
                     server.stop()
 
 
+def running_stack(data_dir: Path) -> tuple[int, dict[str, str]] | None:
+    """The process that serves this data folder and the addresses it serves it at; None if there is none."""
+    try:
+        with (data_dir / "lock").open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return None
+    except BlockingIOError:
+        try:
+            found = json.loads(_addresses(data_dir).read_text())
+        except (OSError, ValueError):
+            raise AlreadyRunningError(
+                f"PayFlow is just starting or stopping on {data_dir}: try again."
+            ) from None
+        return found["pid"], found["addresses"]
+    return None
+
+
 @contextmanager
-def only_stack(data_dir: Path) -> Iterator[IO[str]]:
+def _only_stack(data_dir: Path) -> Iterator[None]:
     """Holds the data folder's lock; the system drops it when the holder dies, however it dies."""
     make_dir(data_dir, "PAYFLOW_DATA_DIR")
     with (data_dir / "lock").open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "unknown"
-            raise StackError(
-                f"PayFlow already runs on {data_dir} (process {holder}): stop it first, or set "
-                "PAYFLOW_DATA_DIR to another folder."
+            raise AlreadyRunningError(
+                f"PayFlow already runs on {data_dir}: stop it first (`make stop`), or set PAYFLOW_DATA_DIR "
+                "to another folder."
             ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield file
+        yield
+
+
+def _addresses(data_dir: Path) -> Path:
+    """The file that tells other commands where this folder's servers are; it exists while they run."""
+    return data_dir / "servers.json"
 
 
 def check_port_free(port: int, what: str, setting: str) -> None:

@@ -162,7 +162,7 @@ def _apt_download(work: Path, source: str, package: str) -> None:
         "Acquire::https::Timeout": "20",
     }
     apt = ["apt-get", *(f"-o{key}={value}" for key, value in options.items())]
-    failure = f"Debian 13's {package}, which the embedded MongoDB needs here, cannot be fetched"
+    failure = f"Debian's package {package}, which the embedded MongoDB needs here, cannot be fetched"
     for command in ([*apt, "update"], [*apt, "download", package]):
         run_logged(
             command,
@@ -178,7 +178,7 @@ def _apt_download(work: Path, source: str, package: str) -> None:
     run_logged(
         ["dpkg-deb", "-x", str(archives[-1]), str(work / package)],
         log=_log(work),
-        failure=f"Debian 13's {package} cannot be unpacked",
+        failure=f"Debian's package {package} cannot be unpacked",
         seconds_max=APT_SECONDS_MAX,
     )
 

@@ -21,7 +21,7 @@ _SCRIPT = f"""
 exec 3<&0 </dev/null
 ( trap '' TERM INT HUP QUIT
   read -r closed <&3
-  kill -TERM -$$
+  kill -TERM $$
   sleep {WATCHER_GRACE_SECONDS}
   kill -KILL -$$ ) >/dev/null 2>&1 &
 exec "$@" 3<&-
@@ -76,9 +76,14 @@ class Process:
         if self._child is not None:
             _signal_group(self._child.pid, number)
 
-    def stop(self, grace_seconds: float = 10.0) -> bool:
-        """Asks with SIGTERM, then insists with SIGKILL. False when it had to insist."""
-        self.signal(signal.SIGTERM)
+    def ask_to_stop(self) -> None:
+        """SIGTERM to the command alone: it knows how to end its children, which a signal would cut short."""
+        if self._child is not None:
+            self._child.terminate()
+
+    def stop(self, grace_seconds: float) -> bool:
+        """Asks, waits, then insists with SIGKILL. False when it had to insist."""
+        self.ask_to_stop()
         return self.reap(grace_seconds)
 
     def reap(self, grace_seconds: float) -> bool:
