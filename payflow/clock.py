@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 
 def now() -> datetime:
@@ -20,3 +20,8 @@ def epoch_ms(moment: datetime) -> int:
 def rfc3339(moment: datetime) -> str:
     """Format an aware time as RFC 3339 in UTC with milliseconds, e.g. `2026-01-31T09:30:00.125Z`."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def after(moment: datetime, seconds: float) -> datetime:
+    """Return the time `seconds` later, in whole milliseconds."""
+    return moment + timedelta(milliseconds=round(seconds * 1000))

@@ -9,7 +9,7 @@ from datetime import datetime
 from ledger import selectors as ledger
 from ledger.chain import Entry
 from payflow.mongodb import unavailable_is_transient
-from wallets.documents import Wallet
+from wallets.documents import Status, Wallet
 
 WALLETS_PER_USER_MAX = 200
 
@@ -64,3 +64,8 @@ def _state(wallet: Wallet, head: Entry | None) -> WalletState:
     if head is None:
         return WalletState(wallet, 0, wallet.updated_at)
     return WalletState(wallet, head.balance_minor, max(wallet.updated_at, head.created_at))
+
+
+def is_active(wallet: Wallet) -> bool:
+    """Say whether money may move in or out."""
+    return wallet.status == Status.ACTIVE

@@ -111,7 +111,7 @@ def _move(kind: Kind, user_id: str, currency: str, amount_minor: int, key: str |
     operation = f"key_{user_id}_{key}" if key else new_id("op")
     wish = Posting(f"{operation}:{kind.value.lower()}", wallet.id, kind, amount_minor, currency)
     earlier = ledger.find_entry(operation_id=wish.operation_id) if key else None
-    if earlier is None and wallet.status != Status.ACTIVE:
+    if earlier is None and not selectors.is_active(wallet):
         raise WalletClosed("This wallet is frozen or closed; no money can move in or out.")
     entry = earlier or posting.post([wish]).get(wish.operation_id)
     if entry is None:

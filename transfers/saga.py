@@ -1,0 +1,303 @@
+"""The saga's steps: debit, credit, complete, refund; each moves a batch of transactions.
+
+What must stay true:
+- A decision is written down once, then acted on. Debit or decline is decided by the ledger entry
+  `<transaction>:debit`; credit or refund by `settlement`, set by an update that requires it unset.
+- A move is one conditional update that names the state it leaves, so a stale executor changes nothing.
+- A step hands a transaction on only when every event up to its present state has been published. What it
+  moved itself, it announces; what it finds moved already, it announces in full, because the other executor
+  may have died in between. `due_at` goes last: until then recovery comes back.
+Every step is safe to repeat, to race, and to die in anywhere.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Collection, Iterable
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from typing import Any
+
+from django.conf import settings
+
+from ledger import posting
+from ledger import selectors as ledger
+from ledger.chain import Kind, Posting
+from payflow import clock, events
+from payflow.crashpoints import crash_point
+from payflow.mongodb import collection, unavailable_is_transient
+from transfers import states
+from transfers.body import transaction_body
+from transfers.documents import Transaction
+from transfers.selectors import load
+from transfers.states import Failure, Settlement, Status, WalletView
+from wallets import selectors as wallets
+
+logger = logging.getLogger(__name__)
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Credited:
+    """What a credit step did: ids to complete, and ids whose credit was refused and must be refunded."""
+
+    credited: list[str]
+    refused: list[str]
+
+
+def debit(transaction_ids: Collection[str], *, tell_all: bool = False) -> list[str]:
+    """Take the money from the senders, or decline; return the ids that are now DEBITED."""
+    rows = load(transaction_ids)
+    entries = posting.post(_debit_postings(_in_status(rows, Status.INITIATED)))
+    crash_point("saga.debit_posted")
+    debited, declined = [], defaultdict(list)
+    for row in _in_status(rows, Status.INITIATED):
+        entry = entries.get(f"{row['_id']}:debit")
+        if entry is not None and entry.kind is Kind.DEBIT:
+            debited.append(row)
+        elif entry is not None:
+            declined[entry.reason].append(row)
+    found = _in_status(rows, Status.DEBITED)
+    moved = _move(debited, Status.INITIATED, Status.DEBITED, tell_all=tell_all)
+    for reason, group in declined.items():
+        _finish(_fail(group, Status.INITIATED, states.DECLINES[reason], refunded=False, tell_all=tell_all))
+    _announce(found)
+    crash_point("saga.debited")
+    return _ids(moved, found)
+
+
+def _debit_postings(rows: list[Row]) -> list[Posting]:
+    views = _wallet_views(row["sender_wallet_id"] for row in rows)
+    now, expires_after = clock.now(), timedelta(seconds=settings.SAGA_EXPIRES_AFTER_SECONDS)
+    postings = []
+    for row in rows:
+        failure = states.decline_debit(
+            initiated_at=row["initiated_at"],
+            now=now,
+            expires_after=expires_after,
+            wallet=views.get(row["sender_wallet_id"]),
+        )
+        kind, reason = (Kind.DECLINED, failure.code) if failure else (Kind.DEBIT, "")
+        postings.append(_posting(row, "debit", kind, row["sender_wallet_id"], reason))
+    return postings
+
+
+def credit(transaction_ids: Collection[str], *, tell_all: bool = False) -> Credited:
+    """Give the money to the receivers, or decide to refund it.
+
+    Everything that can make a credit impossible is looked at before CREDIT is decided; from then on it is
+    posted again and again until it lands.
+    """
+    rows = load(transaction_ids)
+    waiting = _in_status(rows, Status.DEBITED)
+    undecided = [row for row in waiting if not row.get("settlement")]
+    refusals = _refusals(undecided)
+    accepted = _decide_credit([row for row in undecided if row["_id"] not in refusals])
+    crash_point("saga.credit_decided")
+    refused = _refuse(undecided, refusals, tell_all=tell_all)
+    decided = [row for row in waiting if row.get("settlement") == Settlement.CREDIT] + accepted
+    entries = posting.post(
+        [_posting(row, "credit", Kind.CREDIT, row["receiver_wallet_id"]) for row in decided]
+    )
+    crash_point("saga.credit_posted")
+    landed = [row for row in decided if f"{row['_id']}:credit" in entries]
+    found = _in_status(rows, Status.CREDITED)
+    moved = _move(landed, Status.DEBITED, Status.CREDITED, tell_all=tell_all)
+    _announce(found)
+    crash_point("saga.credited")
+    return Credited(credited=_ids(moved, found), refused=_ids(refused))
+
+
+def _refusals(rows: list[Row]) -> dict[str, Failure]:
+    views = _wallet_views(row["receiver_wallet_id"] for row in rows)
+    heads = ledger.read_heads(views.keys()) if views else {}
+    balances = {wallet_id: head.balance_minor for wallet_id, head in heads.items()}
+    refusals = {}
+    for row in rows:
+        wallet_id = row["receiver_wallet_id"]
+        failure = states.refuse_credit(
+            amount_minor=row["amount_minor"],
+            currency=row["currency"],
+            wallet=views.get(wallet_id),
+            balance_minor=balances.get(wallet_id, 0),
+        )
+        if failure:
+            refusals[row["_id"]] = failure
+        else:
+            balances[wallet_id] = balances.get(wallet_id, 0) + row["amount_minor"]
+    return refusals
+
+
+def _decide_credit(rows: list[Row]) -> list[Row]:
+    """Set the settlement where nobody has; return the rows whose settlement is CREDIT, by whomever."""
+    if not rows:
+        return []
+    undecided = {"_id": {"$in": _ids(rows)}, "status": Status.DEBITED.value, "settlement": None}
+    with unavailable_is_transient():
+        decided = {"$set": {"settlement": Settlement.CREDIT.value}}
+        count = collection(Transaction).update_many(undecided, decided).modified_count
+    if count == len(rows):
+        return [{**row, "settlement": Settlement.CREDIT.value} for row in rows]
+    return [
+        row
+        for row in _in_status(load(_ids(rows)), Status.DEBITED)
+        if row.get("settlement") == Settlement.CREDIT
+    ]
+
+
+def _refuse(rows: list[Row], refusals: dict[str, Failure], *, tell_all: bool) -> list[Row]:
+    """Decide REFUND for the refused rows; return those now REFUNDING."""
+    groups = defaultdict(list)
+    for row in rows:
+        if row["_id"] in refusals:
+            groups[refusals[row["_id"]]].append(row)
+    refused: list[Row] = []
+    for failure, group in groups.items():
+        refused += _move(
+            group,
+            Status.DEBITED,
+            Status.REFUNDING,
+            reason=failure.code,
+            requiring={"settlement": None},
+            also={"settlement": Settlement.REFUND.value, "failure": {**asdict(failure), "refunded": False}},
+            tell_all=tell_all,
+        )
+    crash_point("saga.refund_decided")
+    return refused
+
+
+def complete(transaction_ids: Collection[str], *, tell_all: bool = False) -> None:
+    """Close credited transactions."""
+    rows = load(transaction_ids)
+    found = [row for row in _in_status(rows, Status.COMPLETED) if "due_at" in row]
+    credited = _in_status(rows, Status.CREDITED)
+    also = {"completed_at": clock.now()}
+    moved = _move(credited, Status.CREDITED, Status.COMPLETED, also=also, tell_all=tell_all)
+    _announce(found)
+    crash_point("saga.completed")
+    _finish([*moved, *found])
+
+
+def refund(
+    transaction_ids: Collection[str], *, undecided_because: Failure | None = None, tell_all: bool = False
+) -> None:
+    """Give the money back to the senders of transactions whose settlement is REFUND.
+
+    With `undecided_because`, transactions without a settlement are decided for REFUND first; one that has
+    decided CREDIT is left alone, always.
+    """
+    rows = load(transaction_ids)
+    if undecided_because is not None:
+        debited = [row for row in _in_status(rows, Status.DEBITED) if not row.get("settlement")]
+        refused = _refuse(debited, dict.fromkeys(_ids(debited), undecided_because), tell_all=tell_all)
+    else:
+        refused = []
+    due = [*_in_status(rows, Status.REFUNDING), *refused]
+    entries = posting.post([_posting(row, "refund", Kind.REFUND, row["sender_wallet_id"]) for row in due])
+    crash_point("saga.refund_posted")
+    landed = [row for row in due if f"{row['_id']}:refund" in entries]
+    groups = defaultdict(list)
+    for row in landed:
+        groups[row["failure"]["code"], row["failure"]["detail"]].append(row)
+    for (code, detail), group in groups.items():
+        _finish(_fail(group, Status.REFUNDING, Failure(code, detail), refunded=True, tell_all=tell_all))
+    finished = [row for row in _in_status(rows, Status.FAILED) if "due_at" in row]
+    _announce(finished)
+    _finish(finished)
+
+
+def announce_in_full(transaction_ids: Collection[str]) -> None:
+    """Publish every event of transactions that ended before all of it was told, and close them."""
+    rows = [row for row in load(transaction_ids) if Status(row["status"]) in states.TERMINAL]
+    _announce(rows)
+    _finish(rows)
+
+
+# --- The pieces every step is made of ---------------------------------------------------------------------
+
+
+def _posting(row: Row, operation: str, kind: Kind, wallet_id: str, reason: str = "") -> Posting:
+    return Posting(
+        operation_id=f"{row['_id']}:{operation}",
+        wallet_id=wallet_id,
+        kind=kind,
+        amount_minor=row["amount_minor"],
+        currency=row["currency"],
+        transaction_id=row["_id"],
+        reason=reason,
+    )
+
+
+def _wallet_views(wallet_ids: Iterable[str]) -> dict[str, WalletView]:
+    found = wallets.find_wallets_by_id(wallet_ids=set(wallet_ids))
+    return {id_: WalletView(w.currency, wallets.is_active(w)) for id_, w in found.items()}
+
+
+def _in_status(rows: Iterable[Row], status: Status) -> list[Row]:
+    return [row for row in rows if row["status"] == status]
+
+
+def _ids(*groups: Iterable[Row]) -> list[str]:
+    return [row["_id"] for group in groups for row in group]
+
+
+def _fail(rows: list[Row], leaving: Status, failure: Failure, *, refunded: bool, tell_all: bool) -> list[Row]:
+    also = {"failure": {**asdict(failure), "refunded": refunded}, "completed_at": clock.now()}
+    return _move(rows, leaving, Status.FAILED, reason=failure.code, also=also, tell_all=tell_all)
+
+
+def _move(
+    rows: list[Row],
+    leaving: Status,
+    to: Status,
+    *,
+    reason: str = "",
+    requiring: dict[str, Any] | None = None,
+    also: dict[str, Any] | None = None,
+    tell_all: bool = False,
+) -> list[Row]:
+    """Move rows from one state to another and announce it; return the rows that are in `to` now."""
+    if not rows:
+        return []
+    move = {"status": to.value, "at": clock.now(), "reason": reason}
+    change = {"status": to.value, **(also or {})}
+    query = {"_id": {"$in": _ids(rows)}, "status": leaving.value, **(requiring or {})}
+    with unavailable_is_transient():
+        update = {"$set": change, "$push": {"history": move}}
+        count = collection(Transaction).update_many(query, update).modified_count
+    crash_point(f"saga.moved_to_{to.value.lower()}")
+    if count < len(rows):
+        # Somebody else moved some of them, and may have died before telling: tell everything.
+        moved = _in_status(load(_ids(rows)), to)
+        _announce(moved)
+        return moved
+    moved = [{**row, **change, "history": [*row["history"], move]} for row in rows]
+    # The first move also tells of the start: the request that began it only wrote it down.
+    _announce(moved, new_only=not tell_all and leaving is not Status.INITIATED)
+    return moved
+
+
+def _announce(rows: Iterable[Row], *, new_only: bool = False) -> None:
+    """Publish the events of the rows' last move, or of their whole history. Raises Transient."""
+    told = []
+    for row in rows:
+        statuses = [Status(move["status"]) for move in row["history"]]
+        body = transaction_body(row)
+        for position, event_type in states.events_of(statuses, since=len(statuses) - 1 if new_only else 0):
+            at = row["history"][position]["at"]
+            told.append(events.Event(row["_id"], event_type, at, body))
+    events.publish(told)
+
+
+def _finish(rows: list[Row]) -> None:
+    """Take terminal rows, of which everything has been told, off recovery's list."""
+    if not rows:
+        return
+    query = {"_id": {"$in": _ids(rows)}, "status": {"$in": sorted(states.TERMINAL)}}
+    with unavailable_is_transient():
+        collection(Transaction).update_many(query, {"$unset": {"due_at": ""}})
+    for row in rows:
+        code = (row.get("failure") or {}).get("code", "")
+        ids = {"transaction_id": row["_id"], "correlation_id": row.get("correlation_id") or ""}
+        logger.info("transaction ended", extra={**ids, "status": row["status"], "reason": code})

@@ -1,0 +1,68 @@
+"""Reading transactions. Rows are plain dicts: a batch of 500 passes through here several times a second."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from payflow.mongodb import collection, unavailable_is_transient
+from transfers.documents import Transaction
+from transfers.states import Status
+
+QUERY_TIME_MS_MAX = 2_000
+
+
+class Direction(StrEnum):
+    """Which side of a transaction the caller is on."""
+
+    SENT = "sent"
+    RECEIVED = "received"
+
+
+def load(transaction_ids: Collection[str]) -> list[dict[str, Any]]:
+    """Return those transactions that exist, oldest first."""
+    if not transaction_ids:
+        return []
+    with unavailable_is_transient():
+        return list(collection(Transaction).find({"_id": {"$in": list(transaction_ids)}}).sort("_id", 1))
+
+
+def find_transaction(*, transaction_id: str) -> dict[str, Any] | None:
+    """Return one transaction."""
+    with unavailable_is_transient():
+        return collection(Transaction).find_one({"_id": transaction_id})
+
+
+def find_by_key(*, sender_id: str, key: str) -> dict[str, Any] | None:
+    """Return the transaction that an idempotency key of this sender has started."""
+    with unavailable_is_transient():
+        return collection(Transaction).find_one({"sender_id": sender_id, "idempotency_key": key})
+
+
+def list_transactions(
+    *,
+    user_id: str,
+    limit: int,
+    status: Status | None = None,
+    direction: Direction | None = None,
+    before_id: str | None = None,
+) -> list[dict[str, Any]]:
+    """Return up to `limit` of a user's transactions, newest first."""
+    sides = {Direction.SENT: [{"sender_id": user_id}], Direction.RECEIVED: [{"receiver_id": user_id}]}
+    either = [*sides[Direction.SENT], *sides[Direction.RECEIVED]]
+    query: dict[str, Any] = {"$or": sides[direction] if direction else either}
+    if status:
+        query["status"] = status.value
+    if before_id:
+        query["_id"] = {"$lt": before_id}
+    with unavailable_is_transient():
+        cursor = collection(Transaction).find(query).sort("_id", -1).limit(limit)
+        return list(cursor.max_time_ms(QUERY_TIME_MS_MAX))
+
+
+def find_stalled(*, now: datetime, limit: int) -> list[dict[str, Any]]:
+    """Return up to `limit` transactions that are due for recovery, the longest overdue first."""
+    with unavailable_is_transient():
+        return list(collection(Transaction).find({"due_at": {"$lte": now}}).sort("due_at", 1).limit(limit))

@@ -1,0 +1,91 @@
+"""The saga's steps as Celery tasks, chained: debit → credit → complete, and refund when a credit fails.
+
+A task takes ids, makes one call, and is safe to repeat. A chain that is lost, or whose retries are
+exhausted, is picked up by recovery.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from celery import Task, chain, shared_task
+from django.conf import settings
+
+from payflow.errors import Transient
+from transfers import inbox, recovery, saga, states
+
+logger = logging.getLogger(__name__)
+QUEUE = "payflow-saga"
+RETRY: dict[str, Any] = {
+    "autoretry_for": (Transient,),
+    "max_retries": 5,
+    "retry_backoff": 1,
+    "retry_backoff_max": 8,
+    "retry_jitter": True,
+}
+
+
+def start_saga() -> None:
+    """Publish one chain; its debit takes what waits in the inbox."""
+    chain(debit.s(), credit.s().on_error(credit_failed.s()), complete.s()).apply_async()
+
+
+@shared_task(name="transfers.debit", queue=QUEUE, bind=True, **RETRY)
+def debit(self: Task, transaction_ids: list[str] | None = None) -> list[str]:
+    """Debit what was given, else what waits in the inbox; start another chain if more waits."""
+    if transaction_ids is None:
+        transaction_ids, more = inbox.pop(settings.SAGA_BATCH_MAX)
+        self.request.args = [transaction_ids]  # a retry must work on these, not on the next ones
+        if more:
+            start_saga()
+    return _hand_on(self, saga.debit(transaction_ids))
+
+
+@shared_task(name="transfers.credit", queue=QUEUE, bind=True, **RETRY)
+def credit(self: Task, transaction_ids: list[str]) -> list[str]:
+    """Credit, or decide a refund and enqueue it."""
+    step = saga.credit(transaction_ids)
+    if step.refused:
+        refund.delay(step.refused)
+    return _hand_on(self, step.credited)
+
+
+@shared_task(name="transfers.complete", queue=QUEUE, **RETRY)
+def complete(transaction_ids: list[str]) -> None:
+    """Close credited transactions."""
+    saga.complete(transaction_ids)
+
+
+@shared_task(name="transfers.refund", queue=QUEUE, **RETRY)
+def refund(transaction_ids: list[str]) -> None:
+    """Refund transactions whose settlement is REFUND."""
+    saga.refund(transaction_ids)
+
+
+@shared_task(name="transfers.refund_failed_credits", queue=QUEUE, **RETRY)
+def refund_failed_credits(transaction_ids: list[str]) -> None:
+    """Refund those transactions that have decided nothing yet; what has decided CREDIT stays."""
+    saga.refund(transaction_ids, undecided_because=states.CREDIT_EXHAUSTED, tell_all=True)
+
+
+@shared_task(name="transfers.credit_failed", queue=QUEUE)
+def credit_failed(request: Any, error: Exception, traceback: Any) -> None:
+    """The credit task's error callback: its retries are exhausted, so enqueue the refund."""
+    logger.error("credit failed for good", extra={"error": type(error).__name__, "task_id": request.id})
+    refund_failed_credits.delay(request.args[0])
+
+
+@shared_task(name="transfers.recover", queue=QUEUE)
+def recover() -> None:
+    """Beat's task: re-drive what has stalled, and start a chain if the inbox waits without one."""
+    recovery.recover_stalled()
+    if not inbox.is_empty():
+        start_saga()
+
+
+def _hand_on(task: Task, transaction_ids: list[str]) -> list[str]:
+    """Return the next step's ids; with none, end the chain here and save its messages."""
+    if not transaction_ids:
+        task.request.chain = None
+    return transaction_ids

@@ -1,0 +1,101 @@
+"""The transaction endpoints."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from kombu.exceptions import OperationalError
+from redis import RedisError
+from rest_framework import viewsets
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from payflow import idempotency
+from payflow.api import prefer
+from payflow.api.pages import page
+from payflow.errors import Transient
+from transfers import inbox, selectors, services, states, tasks
+from transfers.body import as_initiated, transaction_body
+from transfers.errors import TransactionNotFound
+from transfers.selectors import Direction
+from transfers.serializers import ListQuery, StartTransaction
+from transfers.states import Status
+
+logger = logging.getLogger(__name__)
+
+
+class TransactionViewSet(viewsets.ViewSet):
+    """Transfers that the caller is a party to."""
+
+    def create(self, request: Request) -> Response:
+        """POST /transactions: write it down, start its saga, answer."""
+        key = idempotency.key_of(request)
+        wanted = StartTransaction(data=request.data)
+        wanted.is_valid(raise_exception=True)
+        asked = _transfer_request(request.user.id, wanted.validated_data)
+        digest = services.Key(key, idempotency.fingerprint(wanted.validated_data)) if key else None
+        started = services.start_transaction(request=asked, key=digest)
+        if not started.replayed:
+            _set_going(started.row["_id"])
+        headers = {idempotency.REPLAYED_HEADER: "true"} if started.replayed else {}
+        headers["Location"] = f"/transactions/{started.row['_id']}"
+        row, waited = _wait(request, as_initiated(started.row))
+        return Response(transaction_body(row), status=201, headers={**headers, **waited})
+
+    def list(self, request: Request) -> Response:
+        """GET /transactions: the caller's own, newest first."""
+        query = ListQuery(data=request.query_params)
+        query.is_valid(raise_exception=True)
+        asked = query.validated_data
+        rows = selectors.list_transactions(
+            user_id=request.user.id,
+            limit=asked["limit"] + 1,
+            status=Status(asked["status"]) if "status" in asked else None,
+            direction=Direction(asked["direction"]) if "direction" in asked else None,
+            before_id=asked.get("cursor"),
+        )
+        return Response(page(rows, asked["limit"], key=lambda row: row["_id"], render=transaction_body))
+
+    def retrieve(self, request: Request, pk: str) -> Response:
+        """GET /transactions/{id}: for sender, receiver and staff; for everyone else it does not exist."""
+        row = selectors.find_transaction(transaction_id=pk)
+        parties = {row["sender_id"], row["receiver_id"]} if row else set()
+        if row is None or not (request.user.id in parties or request.user.is_staff):
+            raise TransactionNotFound("There is no such transaction.")
+        row, waited = _wait(request, row)
+        return Response(transaction_body(row), headers=waited)
+
+
+def _transfer_request(sender_id: str, asked: dict[str, Any]) -> services.TransferRequest:
+    return services.TransferRequest(
+        sender_id=sender_id,
+        receiver_id=asked.get("receiver_id"),
+        receiver_email=asked.get("receiver_email"),
+        amount_minor=asked["amount_minor"],
+        currency=asked["currency"],
+        description=asked["description"],
+    )
+
+
+def _set_going(transaction_id: str) -> None:
+    """Put the transaction into the inbox, and start a chain if nobody has. Redis may be down: it is written
+    down already, and recovery starts it later."""
+    try:
+        if inbox.push([transaction_id]):
+            tasks.start_saga()
+    except (Transient, OperationalError, RedisError):
+        logger.warning("saga not started; recovery will", extra={"transaction_id": transaction_id})
+
+
+def _wait(request: Request, row: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Hold the answer as `Prefer: wait` asks; return the row to show and the header to add."""
+    seconds = prefer.wait_seconds(request)
+    if seconds is None:
+        return row, {}
+    latest, waited = prefer.wait_for(
+        lambda: selectors.find_transaction(transaction_id=row["_id"]) or row,
+        lambda seen: Status(seen["status"]) in states.TERMINAL,
+        seconds,
+    )
+    return latest, {prefer.HEADER: f"wait={seconds}"} if waited else {}
