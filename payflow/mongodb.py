@@ -48,7 +48,7 @@ def collection(document: type[mongoengine.Document]) -> Collection:
 def ensure_indexes() -> list[str]:
     """Create the indexes that every app's documents declare; return the collections' names."""
     autodiscover_modules("documents")
-    documents = mongoengine.Document.__subclasses__()
+    documents = [d for d in mongoengine.Document.__subclasses__() if not d._meta.get("abstract")]
     for document in documents:
         document.ensure_indexes()
     return sorted(document._get_collection_name() for document in documents)

@@ -104,9 +104,9 @@ def _find_earlier(sender_id: str, key: Key) -> Started | None:
 
 def _receiver_id(request: TransferRequest) -> str:
     if request.receiver_id is not None:
-        field, receiver = "receiver_id", accounts.find_user(request.receiver_id)
+        field, receiver = "receiver_id", accounts.find_user(user_id=request.receiver_id)
     else:
-        field, receiver = "receiver_email", accounts.find_user_by_email(request.receiver_email or "")
+        field, receiver = "receiver_email", accounts.find_user_by_email(email=request.receiver_email or "")
     if receiver is None or not receiver.is_active:
         raise ReceiverNotFound("Nobody who can receive money is known by this.", field=field)
     if str(receiver.pk) == request.sender_id:
