@@ -83,7 +83,7 @@ class Stack:
         return self._supervisor
 
     def start(self) -> None:
-        """Returns when PayFlow is healthy; StackError, with nothing left running, when it does not get there."""
+        """Returns when PayFlow is healthy; StackError, with nothing left running, when it cannot be."""
         check_port_free(self.web_port, "the web server", "PAYFLOW_WEB_PORT")
         if self.flower_port:
             check_port_free(self.flower_port, "Flower", "PAYFLOW_FLOWER_PORT")
@@ -113,7 +113,7 @@ class Stack:
         self.stop()
 
     def heal(self) -> list[str]:
-        """Starts an embedded server that died again and says which; StackError when nothing helps any more."""
+        """Starts an embedded server that died again and says which; StackError when that does not help."""
         self.supervisor.check()
         healed = []
         for name, server in (("MongoDB", self.mongo), ("Redis", self.redis)):
@@ -124,12 +124,16 @@ class Stack:
 
     def manage(self, *arguments: str) -> str:
         """Runs a management command on this stack and returns what it printed; StackError if it fails."""
-        done = self.run([sys.executable, str(ROOT / "manage.py"), *arguments])
+        done = self.manage_unchecked(*arguments)
         if done.returncode != 0:
             text = (done.stdout + done.stderr).strip().splitlines()[-12:]
             end = "".join(f"\n    {line}" for line in text)
             raise StackError(f"`manage.py {' '.join(arguments[:1])}` failed and ended with:{end}")
         return done.stdout
+
+    def manage_unchecked(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """The same, for a command whose exit status is an answer."""
+        return self.run([sys.executable, str(ROOT / "manage.py"), *arguments])
 
     def run(self, command: list[str]) -> subprocess.CompletedProcess[str]:
         """Runs a program with this stack's settings (bounded)."""

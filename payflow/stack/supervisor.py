@@ -124,7 +124,7 @@ class Supervisor:
         """Sends a signal to the process and its children. A death it causes does not count as a crash."""
         with self._lock:
             entry = self._entry(name)
-            entry.killed_on_purpose = True
+            entry.killed_on_purpose |= number not in (signal.SIGSTOP, signal.SIGCONT)
             entry.process.signal(number)
 
     def wait_failed(self, seconds: float) -> bool:
