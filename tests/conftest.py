@@ -1,4 +1,4 @@
-"""What every test may rely on: indexes are in place, and MongoDB and Redis start empty."""
+"""What every test stands on: a migrated database, and nothing left in it by the test before."""
 
 from __future__ import annotations
 
@@ -6,28 +6,37 @@ from collections.abc import Iterator
 
 import mongoengine
 import pytest
-from django.conf import settings
+from django.conf import LazySettings
+from django.conf import settings as django_settings
+from pytest_django import DjangoDbBlocker
 
 from payflow import mongodb, redisdb
-from payflow.mongodb import collection
+from payflow.stack.embedded import free_port
+
+# Made once by `migrate`; emptying them would only cost making them again.
+KEPT = frozenset({"django_migrations", "django_content_type", "auth_permission"})
 
 
-@pytest.fixture(scope="session")
-def _indexes() -> None:
-    assert settings.ENVIRONMENT == "test", "these tests empty their database"
-    mongodb.ensure_indexes()
-
-
-@pytest.fixture
-def stores(_indexes: None) -> None:
-    """Empty every mongoengine collection and Redis."""
-    for document in mongoengine.Document.__subclasses__():
-        collection(document).delete_many({})
-    redisdb.client().flushdb()
+@pytest.fixture(scope="session", autouse=True)
+def _database(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
+    assert django_settings.ENVIRONMENT == "test", "these tests empty their database"
+    with django_db_blocker.unblock():
+        mongodb.ensure_indexes()
+        yield
 
 
 @pytest.fixture(autouse=True)
-def _empty_stores(request: pytest.FixtureRequest) -> Iterator[None]:
-    if "pure" not in request.keywords:
-        request.getfixturevalue("stores")
+def _empty(_database: None) -> None:
+    redisdb.client().flushdb()
+    database = mongoengine.get_db()
+    for name in set(database.list_collection_names()) - KEPT:
+        database[name].delete_many({})
+
+
+@pytest.fixture
+def redis_down(settings: LazySettings) -> Iterator[None]:
+    """Redis's address with nobody listening there."""
+    settings.REDIS_URL = f"redis://127.0.0.1:{free_port()}/0"
+    redisdb.client.cache_clear()
     yield
+    redisdb.client.cache_clear()
