@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import mongoengine
 import pytest
-from django.conf import LazySettings
-from django.conf import settings as django_settings
+from django.conf import LazySettings, settings
+from django.core.management import call_command
 from pytest_django import DjangoDbBlocker
 
 from payflow import mongodb, redisdb
@@ -18,9 +18,12 @@ KEPT = frozenset({"django_migrations", "django_content_type", "auth_permission"}
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _database(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
-    assert django_settings.ENVIRONMENT == "test", "these tests empty their database"
+def _database(django_test_environment: None, django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
+    # Not pytest-django's own set-up: it makes the database only for tests that carry its mark, and the
+    # mark would flush after each of them.
     with django_db_blocker.unblock():
+        mongoengine.get_connection().drop_database(settings.MONGODB_DATABASE)
+        call_command("migrate", verbosity=0)
         mongodb.ensure_indexes()
         yield
 
