@@ -19,6 +19,7 @@ KEPT = frozenset({"django_migrations", "django_content_type", "auth_permission"}
 
 @pytest.fixture(scope="session", autouse=True)
 def _database(django_test_environment: None, django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
+    assert settings.ENVIRONMENT == "test", "these tests empty their database"
     # Not pytest-django's own set-up: it makes the database only for tests that carry its mark, and the
     # mark would flush after each of them.
     with django_db_blocker.unblock():
