@@ -168,7 +168,7 @@ TEMPLATES = [
 ]
 
 STATIC_URL = "static/"
-STATIC_ROOT = BASE_DIR / "staticfiles"
+STATIC_ROOT = env.str("STATIC_ROOT", default=str(BASE_DIR / "staticfiles") if IS_PRODUCTION else None)
 WHITENOISE_USE_FINDERS = not IS_PRODUCTION
 
 DATABASES = {
