@@ -8,6 +8,7 @@ from datetime import datetime
 
 from ledger import selectors as ledger
 from ledger.chain import Entry
+from payflow import clock
 from payflow.mongodb import unavailable_is_transient
 from wallets.documents import Status, Wallet
 
@@ -58,6 +59,17 @@ def list_states(*, user_id: str) -> list[WalletState]:
 def state_of(wallet: Wallet) -> WalletState:
     """Return a wallet with its balance."""
     return _state(wallet, ledger.find_head(wallet_id=wallet.id))
+
+
+def balance_at(wallet: Wallet, *, at: datetime | None = None) -> tuple[int, datetime]:
+    """Return a wallet's balance and the moment it stood at: `at`, or now when that is None or to come."""
+    now = clock.now()
+    if at is None or at >= now:
+        # Not by time: another machine's clock may be ahead, and its newest entry counts now.
+        head = ledger.find_head(wallet_id=wallet.id)
+        return head.balance_minor if head else 0, now
+    entry = ledger.find_entry_at(wallet_id=wallet.id, at=at)
+    return entry.balance_minor if entry else 0, at
 
 
 def _state(wallet: Wallet, head: Entry | None) -> WalletState:

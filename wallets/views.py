@@ -98,8 +98,6 @@ class WalletViewSet(viewsets.ViewSet):
         wallet = selectors.find_wallet_by_id(wallet_id=pk)
         if wallet is None or not (wallet.user_id == request.user.id or request.user.is_staff):
             raise WalletNotFound("There is no such wallet.")
-        now = clock.now()
-        at = min(query.validated_data.get("at", now), now)
-        entry = ledger.find_entry_at(wallet_id=wallet.id, at=at)
-        balance = format_amount(entry.balance_minor if entry else 0, wallet.currency)
-        return Response({"balance": balance, "currency": wallet.currency, "as_of": clock.rfc3339(at)})
+        balance_minor, as_of = selectors.balance_at(wallet, at=query.validated_data.get("at"))
+        balance = format_amount(balance_minor, wallet.currency)
+        return Response({"balance": balance, "currency": wallet.currency, "as_of": clock.rfc3339(as_of)})

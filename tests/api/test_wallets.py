@@ -250,6 +250,16 @@ def test_the_balance_of_a_moment_to_come_is_that_of_now(past: Party, at: datetim
     assert before <= parsed(shown["as_of"]) <= clock.now()
 
 
+def test_the_balance_of_now_counts_an_entry_that_a_faster_clock_wrote(
+    alice: Party, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ahead = clock.now() + timedelta(minutes=5)
+    with monkeypatch.context() as patched:
+        patched.setattr(clock, "now", lambda: ahead)
+        alice.receive(1_00)
+    assert balance(alice, alice.wallet.id)["balance"] == "101.00"
+
+
 def test_owner_and_staff_see_a_balance_and_nobody_else(alice: Party, stranger: Party, staff: Party) -> None:
     for party in (alice, staff):
         assert balance(party, alice.wallet.id)["balance"] == "100.00"
