@@ -17,12 +17,14 @@ import pytest
 
 from payflow.stack.embedded import embedded_servers, free_port
 from payflow.stack.errors import StackError
+from payflow.stack.paths import read_dotenv
 
 TEST_SETTINGS = {"PAYFLOW_ENV": "test", "MONGODB_DATABASE": "payflow_test"}
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config) -> Iterator[None]:
+    read_dotenv()
     os.environ.update(TEST_SETTINGS)
     if not (os.environ.get("MONGODB_URI") and os.environ.get("REDIS_URL")):
         cleanup = ExitStack()

@@ -162,8 +162,9 @@ def _print_addresses(console: Console, stack: Stack, alice_and_bob: tuple[Person
     for name, text in (
         ("API", f"{url}/"),
         ("Docs", f"{url}/docs"),
-        ("Admin", f"{url}/admin/   log in as {STAFF_EMAIL} with {password} (made for this run)"),
-        ("Flower", str(stack.flower_url)),
+        ("Admin", f"{url}/admin/"),
+        ("", f"{STAFF_EMAIL}, password {password} (made for this run)"),
+        ("Flower", f"{stack.flower_url}/"),
         ("Logs", str(stack.data_dir / "logs")),
     ):
         _print_raw(console, f"  {name:<8} {text}")

@@ -97,7 +97,7 @@ class Demo:
         run = secrets.token_hex(3)
         alice, bob, carol = (self._register(name, run) for name in ("Alice", "Bob", "Carol"))
         self._api.post("/wallets/me/deposit", 201, {"amount": "100.00", "currency": "USD"}, alice)
-        self._story.opening(f"Alice, Bob and Carol register ({alice.email}); Alice deposits 100.00 USD.")
+        self._story.opening("Alice, Bob and Carol register; Alice deposits 100.00 USD.")
         self._completed(alice, bob)
         self._declined(alice, bob)
         self._compensated(alice, carol)

@@ -61,7 +61,7 @@ class Story:
             table.add_row(
                 str(entry["sequence"]),
                 Text(entry["kind"], style=KINDS.get(entry["kind"], "")),
-                f"{entry['amount']} {entry['currency']}",
+                f"{signed(entry['amount'])} {entry['currency']}",
                 f"{entry['balance']} {entry['currency']}",
                 note,
             )
@@ -71,7 +71,7 @@ class Story:
 
     def audit(self, summary: str, *, clean: bool) -> None:
         """The verdict on every invariant, over everything in the ledger."""
-        verdict = Text("clean", style="bold green") if clean else Text("VIOLATED", style="bold red")
+        verdict = Text("clean", style="bold green") if clean else Text("NOT PASSED", style="bold red")
         self._console.print()
         self._indented(Text("The audit of the whole ledger: ", style="bold") + verdict, 2)
         self._indented(Text(summary.strip()))
@@ -83,3 +83,8 @@ class Story:
 def milliseconds(start: datetime, end: datetime) -> str:
     """The time between two moments, as in "41 ms"."""
     return f"{(end - start).total_seconds() * 1000:.0f} ms"
+
+
+def signed(amount: str) -> str:
+    """The amount with the sign that says which way the money went; none where none went."""
+    return f"+{amount}" if any(digit in amount for digit in "123456789") and amount[0] != "-" else amount
