@@ -25,17 +25,25 @@ class WalletClosed(Refused):
     title = "Wallet closed"
 
 
-class InsufficientBalance(Refused):
+class Declined(Refused):
+    """The ledger has written down that this money does not move; `replayed` when it had done so before."""
+
+    status = 409
+
+    def __init__(self, detail: str, *, replayed: bool) -> None:
+        super().__init__(detail)
+        self.replayed = replayed
+
+
+class InsufficientBalance(Declined):
     """The wallet holds less than was asked for."""
 
     code = "insufficient_balance"
-    status = 409
     title = "Insufficient balance"
 
 
-class BalanceLimit(Refused):
+class BalanceLimit(Declined):
     """The wallet would hold more than a wallet may."""
 
     code = "invalid_amount"
-    status = 409
     title = "Balance limit reached"

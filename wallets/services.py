@@ -18,7 +18,14 @@ from payflow.money import format_amount
 from payflow.mongodb import unavailable_is_transient
 from wallets import selectors
 from wallets.documents import Status, Wallet
-from wallets.errors import BalanceLimit, InsufficientBalance, WalletClosed, WalletExists, WalletNotFound
+from wallets.errors import (
+    BalanceLimit,
+    Declined,
+    InsufficientBalance,
+    WalletClosed,
+    WalletExists,
+    WalletNotFound,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +36,7 @@ class Movement:
     replayed: bool
 
 
+_KEY_REUSED = "This idempotency key was used for another request; use a new one."
 MoneyService = Callable[..., Movement]
 
 
@@ -106,26 +114,29 @@ def withdraw(*, user_id: str, currency: str, amount_minor: int, key: str | None)
 
 
 def _move(kind: Kind, user_id: str, currency: str, amount_minor: int, key: str | None) -> Movement:
-    wallet = get_wallet(user_id=user_id, currency=currency)
     # The ledger's own unique index makes the key last: it holds when Redis has lost everything.
     operation = f"key_{user_id}_{key}" if key else new_id("op")
-    wish = Posting(f"{operation}:{kind.value.lower()}", wallet.id, kind, amount_minor, currency)
-    earlier = ledger.find_entry(operation_id=wish.operation_id) if key else None
+    operation_id = f"{operation}:{kind.value.lower()}"
+    earlier = ledger.find_entry(operation_id=operation_id) if key else None
+    if earlier is not None and earlier.currency != currency:
+        raise IdempotencyKeyReused(_KEY_REUSED)
+    wallet = get_wallet(user_id=user_id, currency=currency)
+    wish = Posting(operation_id, wallet.id, kind, amount_minor, currency)
     if earlier is None and not selectors.is_active(wallet):
         raise WalletClosed("This wallet is frozen or closed; no money can move in or out.")
-    entry = earlier or posting.post([wish]).get(wish.operation_id)
+    entry = earlier or posting.post([wish]).get(operation_id)
     if entry is None:
         raise Transient("The ledger could not be written. Try again shortly.")
     if not chain.answers(entry, wish):
-        raise IdempotencyKeyReused("This idempotency key was used for another request; use a new one.")
-    _refuse_declined(entry)
+        raise IdempotencyKeyReused(_KEY_REUSED)
+    if entry.kind is Kind.DECLINED:
+        raise _refusal(entry, replayed=earlier is not None)
     return Movement(entry, replayed=earlier is not None)
 
 
-def _refuse_declined(entry: Entry) -> None:
-    if entry.kind is not Kind.DECLINED:
-        return
+def _refusal(entry: Entry, *, replayed: bool) -> Declined:
     balance = f"{format_amount(entry.balance_minor, entry.currency)} {entry.currency}"
     if entry.reason == chain.Reason.BALANCE_LIMIT:
-        raise BalanceLimit(f"The wallet holds {balance}; with this deposit it would hold more than it may.")
-    raise InsufficientBalance(f"The wallet holds {balance}.")
+        detail = f"The wallet holds {balance}; with this deposit it would hold more than it may."
+        return BalanceLimit(detail, replayed=replayed)
+    return InsufficientBalance(f"The wallet holds {balance}.", replayed=replayed)

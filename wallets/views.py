@@ -15,7 +15,7 @@ from payflow.api.pages import page
 from payflow.errors import PermissionRefused
 from payflow.money import format_amount
 from wallets import selectors, services
-from wallets.errors import WalletNotFound
+from wallets.errors import Declined, WalletNotFound
 from wallets.serializers import (
     BalanceQuery,
     CurrencyQuery,
@@ -29,6 +29,13 @@ from wallets.serializers import (
 
 class WalletViewSet(viewsets.ViewSet):
     """A user's own wallets."""
+
+    def handle_exception(self, exc: Exception) -> Response:
+        """Answer for an error; a refusal repeated for its idempotency key says so."""
+        response = super().handle_exception(exc)
+        if isinstance(exc, Declined) and exc.replayed:
+            response[idempotency.REPLAYED_HEADER] = "true"
+        return response
 
     def list(self, request: Request) -> Response:
         """GET /wallets."""
