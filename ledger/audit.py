@@ -1,0 +1,104 @@
+"""The audit: verifies the invariants L1 to L7 (design.md, section 3) from what is stored; it changes
+nothing.
+
+Two streams, so that memory does not grow with history: every chain in order of (wallet, sequence), then every
+transaction's entries in order of operation id, merged with the transactions themselves.
+
+What must stay true: an audit of a live system raises no false alarm. A chain can be read while it grows. What
+looks wrong about a transaction is read again, the transaction before and after its entries, and counts only
+if it did not move meanwhile. Sums compare two streams that are read at different times, so it is enough that
+they hold over everything older than a grace period.
+
+What no audit of a chain can see is the loss of its newest entries, unless they belong to a transaction.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from datetime import timedelta
+from itertools import groupby
+from typing import Any
+
+from ledger import crosscheck
+from ledger.crosscheck import Transactions
+from ledger.reading import Progress, Reader
+from ledger.verdict import Tally, Verdict
+from ledger.verification import Document, Fault, entry_faults, link_faults, malformation
+from payflow import clock
+from payflow.mongodb import unavailable_is_transient
+
+# Longer than a writer waits for its insert, so that what is older has landed; clocks may differ by the rest.
+GRACE_SECONDS = 30.0
+
+
+def audit(
+    *,
+    transactions: Transactions | None = None,
+    wallet_id: str | None = None,
+    expect_settled: bool = False,
+    on_progress: Progress = lambda done, total: None,
+) -> Verdict:
+    """Verify the ledger, or one wallet's part of it, and return the verdict.
+
+    Without `transactions`, what needs them (L7) is left out; with `wallet_id`, what needs every wallet (L5
+    and L6). With `expect_settled` a transaction that has not ended is a violation: for a system at rest.
+    Raises Transient when MongoDB does not answer.
+    """
+    started = time.perf_counter()
+    tally = Tally(cut=clock.now() - timedelta(seconds=GRACE_SECONDS))
+    scope = {} if wallet_id is None else {"wallet_id": wallet_id}
+    with unavailable_is_transient():
+        reader = Reader(on_progress)
+        reader.expect(scope)
+        if not reader.has_unique_index():
+            tally.report(Fault("L1", "the unique index on (wallet_id, sequence) is missing: chains can fork"))
+        _walk_chains(reader, tally, scope)
+        check = crosscheck.Crosscheck(reader, tally, transactions, expect_settled=expect_settled)
+        if wallet_id is None:
+            check.everything()
+            tally.judge_sums(is_moving=not expect_settled)
+        else:
+            check.wallet(wallet_id)
+            tally.verdict.sums = dict(tally.all)
+        reader.finish()
+    tally.verdict.seconds = time.perf_counter() - started
+    return tally.verdict
+
+
+def _walk_chains(reader: Reader, tally: Tally, scope: dict[str, str]) -> None:
+    """Verify L1, L2 and L3, and add up one side of the sums."""
+    entries = reader.stream(scope, order={"wallet_id": 1, "sequence": 1})
+    for _, chain in groupby(entries, key=_wallet_of):
+        tally.verdict.wallets += 1
+        _walk_chain(chain, tally)
+
+
+def _wallet_of(entry: Document) -> Any:
+    return entry.get("wallet_id")
+
+
+def _walk_chain(chain: Iterable[Document], tally: Tally) -> None:
+    previous: Document | None = None
+    newest_aged: Document | None = None
+    is_linked = True
+    for entry in chain:
+        tally.verdict.entries += 1
+        if reason := malformation(entry):
+            tally.report(Fault("L1", reason), entry)
+            # Nobody can say what the next entry should follow.
+            is_linked = False
+            continue
+        for fault in entry_faults(entry):
+            tally.report(fault, entry)
+        if is_linked:
+            for fault in link_faults(previous, entry):
+                tally.report(fault, entry)
+        previous, is_linked = entry, True
+        tally.all[entry["currency"]].add_flow(entry)
+        if entry["created_at"] <= tally.cut:
+            newest_aged = entry
+            tally.aged[entry["currency"]].add_flow(entry)
+    for newest, sums in ((previous, tally.all), (newest_aged, tally.aged)):
+        if newest is not None:
+            sums[newest["currency"]].balances += newest["balance_minor"]

@@ -1,0 +1,174 @@
+"""The audit's second half: transactions against their entries (L4, L7), and the money in flight between them.
+
+What looks wrong is read again before it counts: the transaction, its entries, the transaction. Where both
+readings of the transaction agree, that is what was stored when the entries were read, because a transaction
+never moves back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from itertools import groupby, islice
+from typing import Any, Protocol
+
+from ledger.reading import Reader
+from ledger.verdict import Tally
+from ledger.verification import (
+    LEG_FIELDS,
+    TRANSACTION_PREFIX,
+    Document,
+    Fault,
+    TransactionFact,
+    agreement_faults,
+    legs_of,
+    transaction_faults,
+)
+
+SUSPECTS_MAX = 250
+CONFIRM_ATTEMPTS_MAX = 5
+
+Legs = Mapping[str, Document]
+
+
+class Transactions(Protocol):
+    """Where the audit learns of transactions; the ledger itself knows nothing of them."""
+
+    def stream(self, *, wallet_id: str | None) -> Iterable[TransactionFact]:
+        """Yield every transaction (that names one wallet) in order of its id."""
+
+    def find(self, transaction_ids: Collection[str]) -> dict[str, TransactionFact]:
+        """Return those of the transactions that exist."""
+
+
+class Crosscheck:
+    """Compares the ledger with the transactions, or, without these, each transaction's entries alone."""
+
+    def __init__(
+        self, reader: Reader, tally: Tally, transactions: Transactions | None, *, expect_settled: bool
+    ) -> None:
+        self._reader = reader
+        self._tally = tally
+        self._transactions = transactions
+        self._expect_settled = expect_settled
+
+    def everything(self) -> None:
+        """Check every transaction and every entry that carries a transaction's id."""
+        suspects: list[str] = []
+        for transaction_id, fact, legs in self._merged():
+            self._count(fact)
+            self._add_in_flight(legs)
+            if any(self._faults(fact, legs)):
+                suspects.append(transaction_id)
+            if len(suspects) >= SUSPECTS_MAX:
+                self._confirm(suspects)
+                suspects = []
+        self._confirm(suspects)
+
+    def wallet(self, wallet_id: str) -> None:
+        """Check the transactions that name a wallet, and its entries whose transaction does not name it."""
+        if self._transactions is not None:
+            for facts in _batches(self._transactions.stream(wallet_id=wallet_id)):
+                for fact in facts:
+                    self._count(fact)
+                self._confirm([fact.id for fact in facts])
+        query = {"wallet_id": wallet_id, "transaction_id": {"$type": "string"}}
+        for entries in _batches(self._reader.stream(query, order={"wallet_id": 1, "sequence": 1})):
+            ids = list(dict.fromkeys(entry["transaction_id"] for entry in entries))
+            found = self._facts(ids).values()
+            named = {f.id for f in found if wallet_id in (f.sender_wallet_id, f.receiver_wallet_id)}
+            self._confirm([id_ for id_ in ids if id_ not in named])
+
+    def _merged(self) -> Iterator[tuple[str, TransactionFact | None, Legs]]:
+        """Merge entries and transactions; both come in order of the transaction's id."""
+        query = {"_id": {"$gte": TRANSACTION_PREFIX, "$lt": _after(TRANSACTION_PREFIX)}}
+        entries = self._reader.stream(query, order={"_id": 1}, only=LEG_FIELDS)
+        facts = (
+            iter(self._transactions.stream(wallet_id=None)) if self._transactions is not None else iter(())
+        )
+        fact = next(facts, None)
+        for transaction_id, group in groupby(entries, key=_transaction_of):
+            while fact is not None and fact.id < transaction_id:
+                yield fact.id, fact, {}
+                fact = next(facts, None)
+            if fact is not None and fact.id == transaction_id:
+                yield transaction_id, fact, legs_of(group)
+                fact = next(facts, None)
+            else:
+                yield transaction_id, None, legs_of(group)
+        while fact is not None:
+            yield fact.id, fact, {}
+            fact = next(facts, None)
+
+    def _count(self, fact: TransactionFact | None) -> None:
+        if fact is None:
+            self._tally.verdict.transactions += self._transactions is None
+            return
+        self._tally.verdict.transactions += 1
+        if not fact.is_terminal:
+            self._tally.verdict.in_flight += 1
+            if self._expect_settled:
+                self._tally.report(Fault("L7", f"still {fact.status}"), transaction_id=fact.id)
+
+    def _add_in_flight(self, legs: Legs) -> None:
+        debit = legs.get("debit")
+        if debit is None or debit["kind"] != "DEBIT":
+            return
+        currency, amount_minor, cut = debit["currency"], debit["requested_minor"], self._tally.cut
+        settled_at = [legs[name]["created_at"] for name in ("credit", "refund") if name in legs]
+        if not settled_at:
+            self._tally.all[currency].in_flight += amount_minor
+        if debit["created_at"] <= cut and not any(at <= cut for at in settled_at):
+            self._tally.aged[currency].in_flight += amount_minor
+
+    def _faults(self, fact: TransactionFact | None, legs: Legs) -> Iterator[Fault]:
+        yield from transaction_faults(legs)
+        if self._transactions is not None:
+            yield from agreement_faults(fact, legs)
+
+    def _confirm(self, transaction_ids: list[str]) -> None:
+        """Read suspects again and report what is wrong with those that did not move meanwhile.
+
+        One that moves at every attempt is in flight, and the next audit's to judge.
+        """
+        for _ in range(CONFIRM_ATTEMPTS_MAX):
+            if not transaction_ids:
+                return
+            before = self._facts(transaction_ids)
+            entries = self._reader.legs(transaction_ids)
+            after = self._facts(transaction_ids)
+            legs = {id_: legs_of(group) for id_, group in _grouped(entries).items()}
+            for id_ in transaction_ids:
+                if before.get(id_) == after.get(id_):
+                    self._report(id_, after.get(id_), legs.get(id_, {}))
+            transaction_ids = [id_ for id_ in transaction_ids if before.get(id_) != after.get(id_)]
+
+    def _report(self, transaction_id: str, fact: TransactionFact | None, legs: Legs) -> None:
+        newest = legs.get("refund") or legs.get("credit") or legs.get("debit")
+        for fault in self._faults(fact, legs):
+            self._tally.report(fault, newest, transaction_id)
+
+    def _facts(self, transaction_ids: Collection[str]) -> dict[str, TransactionFact]:
+        return self._transactions.find(transaction_ids) if self._transactions is not None else {}
+
+
+def _transaction_of(entry: Document) -> str:
+    stem, _, _ = entry["_id"].rpartition(":")
+    return str(stem or entry["_id"])
+
+
+def _grouped(entries: Iterable[Document]) -> dict[str, list[Document]]:
+    groups: dict[str, list[Document]] = {}
+    for entry in entries:
+        groups.setdefault(_transaction_of(entry), []).append(entry)
+    return groups
+
+
+def _after(prefix: str) -> str:
+    """Return the smallest text behind every text that starts with `prefix`."""
+    return prefix[:-1] + chr(ord(prefix[-1]) + 1)
+
+
+def _batches(items: Iterable[Any]) -> Iterator[list[Any]]:
+    iterator = iter(items)
+    while batch := list(islice(iterator, SUSPECTS_MAX)):
+        yield batch
