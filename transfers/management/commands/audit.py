@@ -1,0 +1,132 @@
+"""`manage.py audit`: verify the ledger's invariants L1 to L7, over everything or over one wallet.
+
+Exit status: 0 everything holds, 1 something is violated, 2 the audit could not run.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from pymongo.errors import PyMongoError
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ledger.audit import audit
+from ledger.reading import Progress as OnProgress
+from ledger.verdict import Sums, Verdict
+from payflow import clock
+from payflow.errors import Transient
+from payflow.money import EXPONENTS, format_amount
+from transfers.facts import StoredTransactions
+from wallets import selectors as wallets
+
+COULD_NOT_RUN = 2
+VIOLATED = 1
+
+
+class Command(BaseCommand):
+    """Reads everything, changes nothing; safe on a running system."""
+
+    help = "Verify the ledger's invariants. Exits 1 on any violation, 2 when it could not run."
+    requires_system_checks: list[str] = []
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Declare the arguments."""
+        parser.add_argument("--wallet", metavar="ID", help="verify this wallet only")
+        parser.add_argument(
+            "--expect-settled",
+            action="store_true",
+            help="treat a transaction that has not ended as a violation (use it on a system at rest)",
+        )
+        parser.add_argument("--json", action="store_true", help="print the verdict as JSON")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Run the audit and print its verdict."""
+        wallet_id = options["wallet"]
+        try:
+            if wallet_id and wallets.find_wallet_by_id(wallet_id=wallet_id) is None:
+                raise CommandError(f"There is no wallet {wallet_id}.", returncode=COULD_NOT_RUN)
+            with _progress_bar() as on_progress:
+                verdict = audit(
+                    transactions=StoredTransactions(),
+                    wallet_id=wallet_id,
+                    expect_settled=options["expect_settled"],
+                    on_progress=on_progress,
+                )
+        except Transient as error:
+            raise CommandError(
+                f"The audit could not run. {error.detail}", returncode=COULD_NOT_RUN
+            ) from error
+        except PyMongoError as error:
+            reason = f"The audit could not run: MongoDB said {type(error).__name__}."
+            raise CommandError(reason, returncode=COULD_NOT_RUN) from error
+        if options["json"]:
+            self.stdout.write(json.dumps(verdict.as_dict(), indent=2))
+        else:
+            self._print(verdict, is_partial=wallet_id is not None)
+        if not verdict.is_clean:
+            sys.exit(VIOLATED)
+
+    def _print(self, verdict: Verdict, *, is_partial: bool) -> None:
+        scope = "L1-L4 and L7 of this wallet" if is_partial else "L1-L7"
+        if verdict.is_clean:
+            self.stdout.write(self.style.SUCCESS(f"The audit is clean: {scope} hold."))
+        else:
+            count = f"{verdict.violations_count:,} violation{'s' if verdict.violations_count > 1 else ''}"
+            self.stdout.write(self.style.ERROR(f"The audit found {count}."))
+        for line in _summary(verdict, is_partial=is_partial):
+            self.stdout.write(line)
+        for violation in verdict.violations:
+            self.stdout.write(self.style.ERROR(_ascii(f"  {violation}")))
+        hidden = verdict.violations_count - len(verdict.violations)
+        if hidden:
+            self.stdout.write(f"  and {hidden:,} more")
+
+
+def _summary(verdict: Verdict, *, is_partial: bool) -> Iterator[str]:
+    counts = {
+        "entries": verdict.entries,
+        "wallets": verdict.wallets,
+        "transactions": verdict.transactions,
+        "in flight": verdict.in_flight,
+    }
+    yield "  " + "   ".join(f"{name} {count:,}" for name, count in counts.items())
+    yield f"  {verdict.seconds:.1f} s, {verdict.entries_per_second:,.0f} entries/s"
+    for currency, sums in sorted(verdict.sums.items()):
+        yield f"  {_ascii(currency)}: {_equation(currency, sums, is_partial=is_partial)}"
+    if verdict.sums_until:
+        yield f"  (money moved meanwhile: sums until {clock.rfc3339(verdict.sums_until)})"
+
+
+def _equation(currency: str, sums: Sums, *, is_partial: bool) -> str:
+    def shown(minor: int) -> str:
+        return format_amount(minor, currency) if currency in EXPONENTS else f"{minor} minor units"
+
+    money_in = f"deposits {shown(sums.deposits)} - withdrawals {shown(sums.withdrawals)}"
+    if is_partial:
+        return f"{money_in} + transfers {shown(sums.clearing)} = balance {shown(sums.balances)}"
+    return f"{money_in} = balances {shown(sums.balances)} + in flight {shown(sums.in_flight)}"
+
+
+def _ascii(text: str) -> str:
+    """A document may hold anything; a pipe or an old terminal must still take the line."""
+    return text.encode("ascii", "backslashreplace").decode("ascii")
+
+
+@contextmanager
+def _progress_bar() -> Iterator[OnProgress]:
+    """Show a bar on a terminal, nothing in a pipe; it goes away when the audit has ended."""
+    columns = (TextColumn("Auditing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("audit", total=None)
+
+        def show(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield show
