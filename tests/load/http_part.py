@@ -1,0 +1,88 @@
+"""Measures a running stack over HTTP: transfers per second, latency, and memory after many transfers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.load import load, procfs, windows
+from tests.load.load import LoadError
+from tests.load.target import Target, completed, ended_since, percentile
+
+TOP_UP_SECONDS = 10.0
+TOP_UPS_MAX = 200
+
+
+def throughput(target: Target) -> dict[str, Any]:
+    """Accepted and completed transfers per second, from the first POST to the last completion."""
+    found = []
+    for number in range(target.sizes.windows):
+        target.say(f"throughput: window {number + 1} of {target.sizes.windows}")
+        found.append(_throughput_window(target))
+    return {
+        "per_second": windows.middle(found, "per_second"),
+        "others_cpus": windows.middle(found, "others_cpus"),
+        "cpu_ms": windows.middle_by_process(found, "cpu_ms"),
+        "generator": load.generator_name(),
+        "windows": found,
+    }
+
+
+def _throughput_window(target: Target) -> dict[str, Any]:
+    with windows.measured(target.sessions) as window:
+        offered = target.closed_loop(target.sizes.window_seconds)
+    rows = ended_since(window.began_at)
+    # wrk leaves its last requests unanswered, so there may be a few more transfers than it saw accepted.
+    if not 0 <= len(rows) - offered.accepted <= target.sizes.connections:
+        raise LoadError(f"{offered.accepted} transfers were accepted and {len(rows)} completed")
+    first, last = min(row["initiated_at"] for row in rows), max(row["completed_at"] for row in rows)
+    seconds = (last - first).total_seconds()
+    # In place of this process, whose work is measuring.
+    del window.cpu[windows.CLIENT]
+    window.cpu["generator"] = offered.cpu_seconds
+    return {
+        "accepted": offered.accepted,
+        "completed": len(rows),
+        "seconds": seconds,
+        "per_second": len(rows) / seconds,
+        "others_cpus": window.others_cpus,
+        "cpu_ms": {name: used * 1000 / len(rows) for name, used in window.cpu.items()},
+    }
+
+
+def latency(target: Target) -> dict[str, Any]:
+    """Milliseconds from the moment a POST is due at a constant rate to `completed_at`; median of windows."""
+    found = []
+    for number in range(target.sizes.windows):
+        target.say(f"latency: window {number + 1} of {target.sizes.windows}")
+        found.append(_latency_window(target))
+    names = [name for name in found[0] if name.endswith(("_ms", "_cpus"))]
+    middles = {name: windows.middle(found, name) for name in names}
+    return {"rate": target.sizes.latency_rate, **middles, "windows": found}
+
+
+def _latency_window(target: Target) -> dict[str, Any]:
+    with windows.measured(target.sessions) as window:
+        offered = target.open_loop(target.sizes.latency_rate, target.sizes.latency_seconds)
+    ended_at = {row["_id"]: row["completed_at"].timestamp() for row in ended_since(window.began_at)}
+    missing = [identifier for _, _, identifier in offered.answers if identifier not in ended_at]
+    if missing or len(ended_at) != offered.accepted:
+        raise LoadError(f"{offered.accepted} transfers were accepted and {len(ended_at)} completed")
+    took = sorted(ended_at[identifier] - due_at for due_at, _, identifier in offered.answers)
+    answered = sorted(seconds for _, seconds, _ in offered.answers)
+    return {
+        "transfers": len(took),
+        "others_cpus": window.others_cpus,
+        **{f"p{percent}_ms": percentile(took, percent) * 1000 for percent in (50, 95, 99)},
+        **{f"answer_p{percent}_ms": percentile(answered, percent) * 1000 for percent in (50, 95)},
+    }
+
+
+def memory(target: Target) -> dict[str, Any]:
+    """The stack's memory once it has completed so many transfers."""
+    for _ in range(TOP_UPS_MAX):
+        if completed() >= target.sizes.memory_transfers:
+            break
+        target.say(f"memory: {completed()} of {target.sizes.memory_transfers} transfers completed")
+        target.closed_loop(TOP_UP_SECONDS)
+    by_process = procfs.pss_mb(target.sessions)
+    return {"pss_mb": sum(by_process.values()), "by_process": by_process, "transfers": completed()}

@@ -1,0 +1,145 @@
+"""The figures as tables for people, each beside its target. Pure but for the printing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+# One line: what is measured, its target, the figure, a remark.
+Line = tuple[str, str, str, str]
+
+
+def print_report(report: dict[str, Any], console: Console) -> None:
+    """Print every table of a finished run."""
+    figures = Table(title="PayFlow benchmark")
+    for heading in ("what", "target", "measured", "remark"):
+        figures.add_column(heading, justify="right" if heading in ("target", "measured") else "left")
+    for line in figure_lines(report):
+        figures.add_row(*line)
+    console.print(figures)
+    console.print(_cpu_table(report))
+    if "transfers" in report:
+        console.print(_memory_table(report["transfers"]["memory"]))
+    for name, verdict in report["audits"].items():
+        console.print(f"Audit of the {name}: {verdict['verdict']}")
+    load, machine = report["machine"]["load_average"], report["machine"]
+    console.print(
+        f"Machine: {machine['cpus']} CPUs, load average {load[0]:.1f} before and {load[1]:.1f} after. "
+        f"Others kept {machine['others_cpus']:.2f} CPUs busy meanwhile (median)."
+        + (" That is a busy machine: wall times are worse than they could be." * machine["is_busy"])
+    )
+
+
+def figure_lines(report: dict[str, Any]) -> list[Line]:
+    """Each figure beside its target."""
+    lines: list[Line] = []
+    if "transfers" in report:
+        lines += _transfer_lines(report["transfers"], report["sizes"], report["options"])
+    if "postings" in report:
+        lines += _posting_lines(report["postings"])
+    return lines
+
+
+def _transfer_lines(found: dict[str, Any], sizes: dict[str, Any], options: dict[str, Any]) -> list[Line]:
+    through, late, memory, saga = (found[name] for name in ("throughput", "latency", "memory", "saga"))
+    windows = through["windows"]
+    transfers = sum(window["completed"] for window in windows)
+    spread = f"{min(w['per_second'] for w in windows):.0f} to {max(w['per_second'] for w in windows):.0f}"
+    keys = ", idempotency keys" if options["keys"] else ""
+    cpu_ms = sum(through["cpu_ms"].values())
+    return [
+        (
+            "transfers accepted and completed",
+            "≥ 150/s",
+            f"{through['per_second']:.0f}/s",
+            f"{sizes['users']} users, {sizes['connections']} connections{keys}; {transfers} done; {spread}/s",
+        ),
+        (
+            "CPU of one transfer, everything",
+            "",
+            f"{cpu_ms:.1f} ms",
+            f"with both CPUs to itself: {through['cpus'] * 1000 / cpu_ms:.0f}/s",
+        ),
+        (
+            f"POST to COMPLETED at {late['rate']:.0f}/s, p95",
+            "< 250 ms",
+            f"{late['p95_ms']:.0f} ms",
+            f"p50 {late['p50_ms']:.0f} ms, p99 {late['p99_ms']:.0f} ms",
+        ),
+        (
+            f"POST to its answer at {late['rate']:.0f}/s, p95",
+            "",
+            f"{late['answer_p95_ms']:.0f} ms",
+            f"p50 {late['answer_p50_ms']:.0f} ms",
+        ),
+        (
+            "the saga from its own side",
+            "",
+            f"{saga['per_second']:.0f}/s",
+            f"{saga['transfers']} transfers waiting in the inbox",
+        ),
+        (
+            "memory of the whole stack (PSS)",
+            "< 900 MB",
+            f"{memory['pss_mb']:.0f} MB",
+            f"after {memory['transfers']} transfers, {'with' if options['flower'] else 'WITHOUT'} Flower",
+        ),
+    ]
+
+
+def _posting_lines(found: dict[str, Any]) -> list[Line]:
+    many, one, long = found["many_wallets"], found["one_wallet"], found["long_history"]
+    cost = "client {client:.2f} ms, MongoDB {mongo:.2f} ms of CPU per posting"
+    return [
+        (
+            "postings over many wallets",
+            "≥ 3000/s",
+            f"{many['per_second']:.0f}/s",
+            cost.format(**many["cpu_ms"]),
+        ),
+        ("postings into one wallet", "≥ 1500/s", f"{one['per_second']:.0f}/s", cost.format(**one["cpu_ms"])),
+        (
+            f"postings with {long['entries_before']:,} entries",
+            "",
+            f"{long['per_second']:.0f}/s",
+            cost.format(**long["cpu_ms"]),
+        ),
+        (
+            f"cost with {long['entries_before']:,} to cost with {many['entries_before']:,} entries",
+            "about 1",
+            f"{found['cost_ratio']:.2f}",
+            f"by CPU time {found['cost_ratio_cpu']:.2f}",
+        ),
+    ]
+
+
+def _cpu_table(report: dict[str, Any]) -> Table:
+    """Milliseconds of CPU per transfer or posting, by process."""
+    columns = {}
+    if "transfers" in report:
+        columns["transfer over HTTP"] = report["transfers"]["throughput"]["cpu_ms"]
+        columns["transfer, saga alone"] = report["transfers"]["saga"]["cpu_ms"]
+    if "postings" in report:
+        columns["posting"] = report["postings"]["many_wallets"]["cpu_ms"]
+    table = Table(title="CPU by process, ms")
+    for heading in ("process", *columns):
+        table.add_column(heading, justify="left" if heading == "process" else "right")
+    for process in dict.fromkeys(name for used in columns.values() for name in used):
+        table.add_row(process, *(_ms(used.get(process)) for used in columns.values()))
+    table.add_row("all", *(_ms(sum(used.values())) for used in columns.values()))
+    return table
+
+
+def _memory_table(memory: dict[str, Any]) -> Table:
+    table = Table(title="Memory by process, MB of PSS")
+    table.add_column("process")
+    table.add_column("MB", justify="right")
+    for process, size in memory["by_process"].items():
+        table.add_row(process, f"{size:.0f}")
+    return table
+
+
+def _ms(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"

@@ -1,0 +1,57 @@
+"""One stretch of measuring: wall time, CPU time by process, and how much of the machine others took."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+from tests.load import procfs
+
+CLIENT = "client"
+
+
+@dataclass
+class Window:
+    """What was used between begin and end; complete once the `with` block has ended."""
+
+    began_at: float = 0.0
+    seconds: float = 0.0
+    cpu: dict[str, float] = field(default_factory=dict)
+    others_cpus: float = 0.0
+    """CPUs (of this machine's) that were busy with something else than the benchmark, on average."""
+
+
+@contextmanager
+def measured(sessions: Mapping[str, int]) -> Iterator[Window]:
+    """Measure a block. The CPU time of this process and its awaited children counts as CLIENT."""
+    window = Window(began_at=time.time())
+    cpu, own, busy, begin = procfs.cpu_seconds(sessions), _own_cpu(), procfs.machine_busy_seconds(), _now()
+    yield window
+    window.seconds = _now() - begin
+    window.cpu = {name: used - cpu[name] for name, used in procfs.cpu_seconds(sessions).items()}
+    window.cpu[CLIENT] = _own_cpu() - own
+    others = procfs.machine_busy_seconds() - busy - sum(window.cpu.values())
+    window.others_cpus = max(0.0, others / window.seconds)
+
+
+def middle(windows: list[dict[str, Any]], name: str) -> float:
+    """The median of one figure over several windows."""
+    return median(window[name] for window in windows)
+
+
+def middle_by_process(windows: list[dict[str, Any]], name: str) -> dict[str, float]:
+    """The median of one figure per process."""
+    return {process: median(window[name][process] for window in windows) for process in windows[0][name]}
+
+
+def _own_cpu() -> float:
+    return sum(os.times()[:4])
+
+
+def _now() -> float:
+    return time.monotonic()
