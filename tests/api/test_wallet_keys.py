@@ -18,55 +18,55 @@ REPLAYED = "Idempotent-Replayed"
 @pytest.mark.parametrize("move", ["deposit", "withdraw"])
 @pytest.mark.parametrize("redis_is_lost", [False, True])
 def test_a_repeat_gets_the_first_answer_and_moves_nothing(
-    alice: Party, move: str, redis_is_lost: bool
+    anna: Party, move: str, redis_is_lost: bool
 ) -> None:
     path, body = f"/wallets/me/{move}", {"amount": "2.50"}
-    first = alice.api.post_json(path, body, Idempotency_Key="key-1")
+    first = anna.api.post_json(path, body, Idempotency_Key="key-1")
     assert first.status_code == 201
     assert REPLAYED not in first
-    alice.receive(5_00)
+    anna.receive(5_00)
     if redis_is_lost:
         redisdb.client().flushall()
     with nothing_changes():
-        again = alice.api.post_json(path, body, Idempotency_Key="key-1")
+        again = anna.api.post_json(path, body, Idempotency_Key="key-1")
     assert (again.status_code, again.json(), again[REPLAYED]) == (201, first.json(), "true")
 
 
-def test_both_names_of_the_header_are_one_key(alice: Party) -> None:
-    first = alice.api.post_json("/wallets/me/deposit", {"amount": "1"}, X_Idempotency_Key="same")
+def test_both_names_of_the_header_are_one_key(anna: Party) -> None:
+    first = anna.api.post_json("/wallets/me/deposit", {"amount": "1"}, X_Idempotency_Key="same")
     with nothing_changes():
-        again = alice.api.post_json("/wallets/me/deposit", {"amount": "1"}, Idempotency_Key="same")
-        both = alice.api.post_json(
+        again = anna.api.post_json("/wallets/me/deposit", {"amount": "1"}, Idempotency_Key="same")
+        both = anna.api.post_json(
             "/wallets/me/deposit", {"amount": "1"}, Idempotency_Key="same", X_Idempotency_Key="same"
         )
     assert again.json() == both.json() == first.json()
 
 
-def test_a_repeat_may_spell_the_same_amount_otherwise(alice: Party) -> None:
-    first = alice.api.post_json("/wallets/me/deposit", {"amount": "1.50"}, Idempotency_Key="k")
+def test_a_repeat_may_spell_the_same_amount_otherwise(anna: Party) -> None:
+    first = anna.api.post_json("/wallets/me/deposit", {"amount": "1.50"}, Idempotency_Key="k")
     with nothing_changes():
         body = {"currency": "USD", "amount": "1.5"}
-        assert alice.api.post_json("/wallets/me/deposit", body, Idempotency_Key="k").json() == first.json()
+        assert anna.api.post_json("/wallets/me/deposit", body, Idempotency_Key="k").json() == first.json()
 
 
 @pytest.mark.parametrize("other", [{"amount": "2.51"}, {"amount": "2.50", "currency": "EUR"}])
 @pytest.mark.parametrize("has_eur_wallet", [False, True])
 @pytest.mark.parametrize("move", ["deposit", "withdraw"])
 def test_a_key_used_for_something_else_is_refused(
-    alice: Party, move: str, has_eur_wallet: bool, other: dict[str, str]
+    anna: Party, move: str, has_eur_wallet: bool, other: dict[str, str]
 ) -> None:
     if has_eur_wallet:
-        services.open_wallet(user_id=alice.id, currency="EUR")
-        alice.receive(100_00, "EUR")
-    alice.api.post_json(f"/wallets/me/{move}", {"amount": "2.50"}, Idempotency_Key="k")
+        services.open_wallet(user_id=anna.id, currency="EUR")
+        anna.receive(100_00, "EUR")
+    anna.api.post_json(f"/wallets/me/{move}", {"amount": "2.50"}, Idempotency_Key="k")
     with nothing_changes():
-        response = alice.api.post_json(f"/wallets/me/{move}", other, Idempotency_Key="k")
+        response = anna.api.post_json(f"/wallets/me/{move}", other, Idempotency_Key="k")
         assert_problem(response, 422, "idempotency_key_reused")
 
 
-def test_the_same_key_of_another_user_or_endpoint_is_another_key(alice: Party, stranger: Party) -> None:
+def test_the_same_key_of_another_user_or_endpoint_is_another_key(anna: Party, stranger: Party) -> None:
     entries = []
-    for party in (alice, stranger):
+    for party in (anna, stranger):
         for move in ("deposit", "withdraw"):
             response = party.api.post_json(f"/wallets/me/{move}", {"amount": "1.00"}, Idempotency_Key="k")
             assert (response.status_code, REPLAYED in response) == (201, False)
@@ -74,14 +74,14 @@ def test_the_same_key_of_another_user_or_endpoint_is_another_key(alice: Party, s
     assert len(set(entries)) == 4
 
 
-def test_a_refusal_for_lack_of_money_is_repeated_even_when_the_money_has_come(alice: Party) -> None:
+def test_a_refusal_for_lack_of_money_is_repeated_even_when_the_money_has_come(anna: Party) -> None:
     def ask() -> Any:
-        return alice.api.post_json("/wallets/me/withdraw", {"amount": "100.01"}, Idempotency_Key="k")
+        return anna.api.post_json("/wallets/me/withdraw", {"amount": "100.01"}, Idempotency_Key="k")
 
     first = ask()
     problem = assert_problem(first, 409, "insufficient_balance")
     assert REPLAYED not in first
-    alice.receive(50_00)
+    anna.receive(50_00)
     with nothing_changes():
         again = ask()
     assert again[REPLAYED] == "true"
@@ -89,39 +89,39 @@ def test_a_refusal_for_lack_of_money_is_repeated_even_when_the_money_has_come(al
     assert {**repeated, "correlation_id": ""} == {**problem, "correlation_id": ""}
 
 
-def test_a_repeat_is_answered_after_the_wallet_was_frozen(alice: Party) -> None:
-    first = alice.api.post_json("/wallets/me/deposit", {"amount": "1"}, Idempotency_Key="k")
-    services.freeze_wallets(user_id=alice.id)
+def test_a_repeat_is_answered_after_the_wallet_was_frozen(anna: Party) -> None:
+    first = anna.api.post_json("/wallets/me/deposit", {"amount": "1"}, Idempotency_Key="k")
+    services.freeze_wallets(user_id=anna.id)
     with nothing_changes():
-        again = alice.api.post_json("/wallets/me/deposit", {"amount": "1"}, Idempotency_Key="k")
+        again = anna.api.post_json("/wallets/me/deposit", {"amount": "1"}, Idempotency_Key="k")
     assert (again.status_code, again.json()) == (201, first.json())
 
 
-def test_a_key_refused_for_a_frozen_wallet_works_once_it_is_open_again(alice: Party) -> None:
-    services.freeze_wallets(user_id=alice.id)
-    frozen = alice.api.post_json("/wallets/me/deposit", {"amount": "1"}, Idempotency_Key="k")
+def test_a_key_refused_for_a_frozen_wallet_works_once_it_is_open_again(anna: Party) -> None:
+    services.freeze_wallets(user_id=anna.id)
+    frozen = anna.api.post_json("/wallets/me/deposit", {"amount": "1"}, Idempotency_Key="k")
     assert_problem(frozen, 409, "wallet_closed")
-    Wallet.objects(user_id=alice.id).update(set__status="ACTIVE")
-    again = alice.api.post_json("/wallets/me/deposit", {"amount": "1"}, Idempotency_Key="k")
+    Wallet.objects(user_id=anna.id).update(set__status="ACTIVE")
+    again = anna.api.post_json("/wallets/me/deposit", {"amount": "1"}, Idempotency_Key="k")
     assert (again.status_code, REPLAYED in again) == (201, False)
 
 
 @pytest.mark.parametrize(("move", "cents"), [("deposit", 101_00), ("withdraw", 99_00)])
-def test_thirty_requests_at_once_with_one_key_move_money_once(alice: Party, move: str, cents: int) -> None:
+def test_thirty_requests_at_once_with_one_key_move_money_once(anna: Party, move: str, cents: int) -> None:
     def ask(_: int) -> tuple[int, Any]:
-        client = alice.another_client()
+        client = anna.another_client()
         response = client.post_json(f"/wallets/me/{move}", {"amount": "1.00"}, Idempotency_Key="k")
         return response.status_code, response.json()
 
     with ThreadPoolExecutor(30) as pool:
         answers = list(pool.map(ask, range(30)))
     assert answers == [(201, answers[0][1])] * 30
-    assert alice.cents == cents
+    assert anna.cents == cents
     assert len(facts()["ledger_entries"]) == 2
 
 
 @pytest.mark.parametrize("length", [1, 64])
-def test_a_key_may_be_1_to_64_characters_long(alice: Party, length: int) -> None:
+def test_a_key_may_be_1_to_64_characters_long(anna: Party, length: int) -> None:
     key = ("Az09_-" * 11)[:length]
-    assert alice.api.post_json("/wallets/me/deposit", {"amount": "1"}, Idempotency_Key=key).status_code == 201
-    assert facts()["ledger_entries"][0]["_id"] == f"key_{alice.id}_{key}:deposit"
+    assert anna.api.post_json("/wallets/me/deposit", {"amount": "1"}, Idempotency_Key=key).status_code == 201
+    assert facts()["ledger_entries"][0]["_id"] == f"key_{anna.id}_{key}:deposit"

@@ -24,46 +24,46 @@ def parsed(time: str) -> datetime:
 # --- Open and read ----------------------------------------------------------------------------------------
 
 
-def test_opens_a_wallet_in_another_currency(alice: Party) -> None:
-    response = alice.api.post_json("/wallets", {"currency": "EUR"})
+def test_opens_a_wallet_in_another_currency(anna: Party) -> None:
+    response = anna.api.post_json("/wallets", {"currency": "EUR"})
     assert response.status_code == 201
     body = response.json()
     assert set(body) == {"id", "currency", "balance", "status", "created_at", "updated_at"}
     assert body["id"].startswith("wal_")
     assert (body["currency"], body["balance"], body["status"]) == ("EUR", "0.00", "ACTIVE")
     assert body["created_at"] == body["updated_at"]
-    assert alice.api.get("/wallets/me?currency=EUR").json() == body
+    assert anna.api.get("/wallets/me?currency=EUR").json() == body
 
 
-def test_refuses_a_second_wallet_in_the_same_currency(alice: Party) -> None:
+def test_refuses_a_second_wallet_in_the_same_currency(anna: Party) -> None:
     with nothing_changes():
-        problem = assert_problem(alice.api.post_json("/wallets", {"currency": "USD"}), 409, "already_exists")
+        problem = assert_problem(anna.api.post_json("/wallets", {"currency": "USD"}), 409, "already_exists")
     assert [error["field"] for error in problem["errors"]] == ["currency"]
 
 
-def test_lists_own_wallets_only_with_their_balances(alice: Party, stranger: Party) -> None:
-    alice.api.post_json("/wallets", {"currency": "JPY"})
-    alice.receive(7, "JPY")
+def test_lists_own_wallets_only_with_their_balances(anna: Party, stranger: Party) -> None:
+    anna.api.post_json("/wallets", {"currency": "JPY"})
+    anna.receive(7, "JPY")
     stranger.api.post_json("/wallets", {"currency": "KWD"})
-    shown = alice.api.get("/wallets").json()["results"]
+    shown = anna.api.get("/wallets").json()["results"]
     assert [(wallet["currency"], wallet["balance"]) for wallet in shown] == [("USD", "100.00"), ("JPY", "7")]
 
 
-def test_a_user_whom_registration_left_without_a_wallet_gets_one_on_first_use(alice: Party) -> None:
-    alice.wallet.delete()
-    assert [w["currency"] for w in alice.api.get("/wallets").json()["results"]] == ["USD"]
-    alice.wallet.delete()
-    assert alice.api.get("/wallets/me").status_code == 200
+def test_a_user_whom_registration_left_without_a_wallet_gets_one_on_first_use(anna: Party) -> None:
+    anna.wallet.delete()
+    assert [w["currency"] for w in anna.api.get("/wallets").json()["results"]] == ["USD"]
+    anna.wallet.delete()
+    assert anna.api.get("/wallets/me").status_code == 200
 
 
-def test_shows_the_default_currency_unless_asked_for_another(alice: Party) -> None:
-    assert alice.api.get("/wallets/me").json() == alice.api.get("/wallets/me?currency=USD").json()
-    assert_problem(alice.api.get("/wallets/me?currency=EUR"), 404, "not_found")
+def test_shows_the_default_currency_unless_asked_for_another(anna: Party) -> None:
+    assert anna.api.get("/wallets/me").json() == anna.api.get("/wallets/me?currency=USD").json()
+    assert_problem(anna.api.get("/wallets/me?currency=EUR"), 404, "not_found")
 
 
-def test_a_wallet_is_updated_when_money_moves(alice: Party) -> None:
-    moved = alice.api.post_json("/wallets/me/deposit", {"amount": "1.00"}).json()
-    assert alice.api.get("/wallets/me").json()["updated_at"] == moved["entry"]["created_at"]
+def test_a_wallet_is_updated_when_money_moves(anna: Party) -> None:
+    moved = anna.api.post_json("/wallets/me/deposit", {"amount": "1.00"}).json()
+    assert anna.api.get("/wallets/me").json()["updated_at"] == moved["entry"]["created_at"]
 
 
 # --- Deposit and withdraw ---------------------------------------------------------------------------------
@@ -97,45 +97,43 @@ def test_a_json_number_is_taken_where_it_is_exact(bob: Party, number: bytes) -> 
     assert (response.status_code, bob.cents) == (201, 100_50)
 
 
-def test_refuses_to_withdraw_more_than_there_is_and_writes_the_refusal_down(alice: Party) -> None:
+def test_refuses_to_withdraw_more_than_there_is_and_writes_the_refusal_down(anna: Party) -> None:
     assert_problem(
-        alice.api.post_json("/wallets/me/withdraw", {"amount": "100.01"}), 409, "insufficient_balance"
+        anna.api.post_json("/wallets/me/withdraw", {"amount": "100.01"}), 409, "insufficient_balance"
     )
-    assert alice.cents == 100_00
-    newest = alice.api.get("/wallets/me/history?limit=1").json()["results"][0]
+    assert anna.cents == 100_00
+    newest = anna.api.get("/wallets/me/history?limit=1").json()["results"][0]
     assert (newest["kind"], newest["amount"], newest["requested_amount"]) == ("DECLINED", "0.00", "100.01")
     assert newest["reason"] == "insufficient_balance"
 
 
 @pytest.mark.parametrize("move", ["deposit", "withdraw"])
-def test_refuses_to_move_money_of_a_wallet_that_does_not_exist(alice: Party, move: str) -> None:
+def test_refuses_to_move_money_of_a_wallet_that_does_not_exist(anna: Party, move: str) -> None:
     with nothing_changes():
-        response = alice.api.post_json(f"/wallets/me/{move}", {"amount": "1.00", "currency": "EUR"})
+        response = anna.api.post_json(f"/wallets/me/{move}", {"amount": "1.00", "currency": "EUR"})
         assert_problem(response, 404, "not_found")
 
 
 @pytest.mark.parametrize("status", ["FROZEN", "CLOSED"])
 @pytest.mark.parametrize("move", ["deposit", "withdraw"])
-def test_a_frozen_or_closed_wallet_moves_nothing_but_can_be_read(
-    alice: Party, move: str, status: str
-) -> None:
-    Wallet.objects(id=alice.wallet.id).update(set__status=status)
+def test_a_frozen_or_closed_wallet_moves_nothing_but_can_be_read(anna: Party, move: str, status: str) -> None:
+    Wallet.objects(id=anna.wallet.id).update(set__status=status)
     with nothing_changes():
-        response = alice.api.post_json(f"/wallets/me/{move}", {"amount": "1.00"}, Idempotency_Key="k")
+        response = anna.api.post_json(f"/wallets/me/{move}", {"amount": "1.00"}, Idempotency_Key="k")
         assert_problem(response, 409, "wallet_closed")
-    assert alice.api.get("/wallets/me").json()["status"] == status
-    assert len(alice.api.get("/wallets/me/history").json()["results"]) == 1
+    assert anna.api.get("/wallets/me").json()["status"] == status
+    assert len(anna.api.get("/wallets/me/history").json()["results"]) == 1
 
 
 def test_where_deposits_are_closed_only_staff_may_make_them(
-    settings: LazySettings, alice: Party, staff: Party
+    settings: LazySettings, anna: Party, staff: Party
 ) -> None:
     settings.DEPOSITS_OPEN = False
     with nothing_changes():
-        response = alice.api.post_json("/wallets/me/deposit", {"amount": "1.00"})
+        response = anna.api.post_json("/wallets/me/deposit", {"amount": "1.00"})
         assert_problem(response, 403, "permission_denied")
     assert staff.api.post_json("/wallets/me/deposit", {"amount": "1.00"}).status_code == 201
-    assert alice.api.post_json("/wallets/me/withdraw", {"amount": "1.00"}).status_code == 201
+    assert anna.api.post_json("/wallets/me/withdraw", {"amount": "1.00"}).status_code == 201
 
 
 def test_whoever_is_no_longer_staff_deposits_no_longer_whatever_the_token_says(
@@ -251,17 +249,17 @@ def test_the_balance_of_a_moment_to_come_is_that_of_now(past: Party, at: datetim
 
 
 def test_the_balance_of_now_counts_an_entry_that_a_faster_clock_wrote(
-    alice: Party, monkeypatch: pytest.MonkeyPatch
+    anna: Party, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ahead = clock.now() + timedelta(minutes=5)
     with monkeypatch.context() as patched:
         patched.setattr(clock, "now", lambda: ahead)
-        alice.receive(1_00)
-    assert balance(alice, alice.wallet.id)["balance"] == "101.00"
+        anna.receive(1_00)
+    assert balance(anna, anna.wallet.id)["balance"] == "101.00"
 
 
-def test_owner_and_staff_see_a_balance_and_nobody_else(alice: Party, stranger: Party, staff: Party) -> None:
-    for party in (alice, staff):
-        assert balance(party, alice.wallet.id)["balance"] == "100.00"
-    assert_problem(stranger.api.get(f"/wallets/{alice.wallet.id}/balance"), 404, "not_found")
-    assert_problem(alice.api.get("/wallets/wal_unknown/balance"), 404, "not_found")
+def test_owner_and_staff_see_a_balance_and_nobody_else(anna: Party, stranger: Party, staff: Party) -> None:
+    for party in (anna, staff):
+        assert balance(party, anna.wallet.id)["balance"] == "100.00"
+    assert_problem(stranger.api.get(f"/wallets/{anna.wallet.id}/balance"), 404, "not_found")
+    assert_problem(anna.api.get("/wallets/wal_unknown/balance"), 404, "not_found")
