@@ -17,6 +17,8 @@ from urllib.parse import quote
 import environ
 from django.core.exceptions import ImproperlyConfigured
 
+from payflow import signing
+
 BASE_DIR = Path(__file__).resolve().parent.parent
 env = environ.Env()
 env.read_env(str(BASE_DIR / ".env"))
@@ -38,6 +40,31 @@ _DEVELOPMENT_SECRET = "development-only-secret-never-use-it-where-money-is-real"
 _SECRET_LENGTH_MIN = 32
 SECRET_KEY = env.str("DJANGO_SECRET_KEY", default="" if IS_PRODUCTION else _DEVELOPMENT_SECRET)
 JWT_SIGNING_KEY = env.str("JWT_SIGNING_KEY", default="" if IS_PRODUCTION else _DEVELOPMENT_SECRET + "-jwt")
+
+# --- Receipts ---------------------------------------------------------------------------------------------
+
+RECEIPT_ISSUER = env.str("RECEIPT_ISSUER", default="payflow")
+
+
+def _read_receipt_keys() -> tuple[signing.Keyring, str]:
+    """Return the keys, and why they cannot be used or an empty string; the reason holds nothing of them."""
+    seed = hashlib.sha256(f"{_DEVELOPMENT_SECRET}-receipts".encode()).digest()
+    development = signing.read_keys([f"development:{signing.to_base64url(seed)}"])
+    entries = env.list("RECEIPT_SIGNING_KEYS", default=[])
+    if not entries:
+        return development, "is not set" if IS_PRODUCTION else ""
+    try:
+        keys = signing.read_keys(entries)
+    except signing.UnusableKeys as error:
+        return development, f"cannot be used: {error}"
+    published = development.signer.as_jwk()["x"]
+    if IS_PRODUCTION and any(key.as_jwk()["x"] == published for key in keys.keys):
+        return keys, "holds the published development key"
+    return keys, ""
+
+
+# The first key signs receipts; the others are only published, so that what they have signed stays valid.
+RECEIPT_SIGNING_KEYS, _RECEIPT_KEYS_FAULT = _read_receipt_keys()
 
 # --- Who may deposit --------------------------------------------------------------------------------------
 
@@ -88,6 +115,8 @@ def _refuse_unsafe_production() -> None:
             reasons.append(f"{name} is shorter than {_SECRET_LENGTH_MIN} characters")
     if SECRET_KEY and SECRET_KEY == JWT_SIGNING_KEY:
         reasons.append("DJANGO_SECRET_KEY and JWT_SIGNING_KEY are the same")
+    if _RECEIPT_KEYS_FAULT:
+        reasons.append(f"RECEIPT_SIGNING_KEYS {_RECEIPT_KEYS_FAULT}")
     reasons += [
         f"{n} is not set" for n, v in (("MONGODB_URI", MONGODB_URI), ("REDIS_URL", REDIS_URL)) if not v
     ]
@@ -108,6 +137,8 @@ def _refuse_unsafe_production() -> None:
 
 if IS_PRODUCTION:
     _refuse_unsafe_production()
+elif _RECEIPT_KEYS_FAULT:
+    raise ImproperlyConfigured(f"RECEIPT_SIGNING_KEYS {_RECEIPT_KEYS_FAULT}.")
 
 # --- Django -----------------------------------------------------------------------------------------------
 
