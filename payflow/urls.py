@@ -20,4 +20,5 @@ urlpatterns = [
     path("auth/", include("accounts.urls")),
     path("wallets", include("wallets.urls")),
     path("transactions", include("transfers.urls")),
+    path("ledger/", include("ledger.urls")),
 ]

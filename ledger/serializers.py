@@ -1,0 +1,105 @@
+"""What the ledger's endpoints take and give."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+from rest_framework import serializers
+
+from ledger.simulation import MILLION, FailureType, Simulation
+from payflow.api.fields import StrictCharField, StrictSerializer
+
+FAIL_TRANSACTION_IDS_MAX = 1_000
+_TRANSACTION_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
+_RATE_STEP = Decimal(1) / MILLION
+
+
+class FlagField(serializers.Field):
+    """JSON's true or false: words and numbers are not quietly converted."""
+
+    default_error_messages = {"invalid": "Must be true or false."}
+
+    def to_internal_value(self, data: Any) -> bool:
+        """Return the flag."""
+        if not isinstance(data, bool):
+            self.fail("invalid")
+        return data
+
+
+class RateField(serializers.Field):
+    """A share from 0 to 1, as a JSON number of at most six decimal places."""
+
+    default_error_messages = {
+        "invalid": "A number is required.",
+        "out_of_range": "The rate lies between 0 and 1.",
+        "too_fine": "The rate has at most six decimal places.",
+    }
+
+    def to_internal_value(self, data: Any) -> int:
+        """Return the rate per million."""
+        if isinstance(data, bool) or not isinstance(data, (int, Decimal)):
+            self.fail("invalid")
+        if not 0 <= data <= 1:
+            self.fail("out_of_range")
+        rate = Decimal(data)
+        rounded = rate.quantize(_RATE_STEP)
+        if rounded != rate:
+            self.fail("too_fine")
+        return int(rounded * MILLION)
+
+
+class TransactionIdField(StrictCharField):
+    """The id of a transaction, which need not exist yet."""
+
+    default_error_messages = {"invalid_id": "This cannot be the id of a transaction."}
+
+    def to_internal_value(self, data: Any) -> str:
+        """Return the id."""
+        text = super().to_internal_value(data)
+        if not _TRANSACTION_ID.fullmatch(text):
+            self.fail("invalid_id")
+        return text
+
+
+class SimulationInput(StrictSerializer):
+    """POST /ledger/simulation: what is left out stays as it is."""
+
+    enabled = FlagField(required=False)
+    failure_rate = RateField(required=False)
+    fail_transaction_ids = serializers.ListField(
+        child=TransactionIdField(), required=False, max_length=FAIL_TRANSACTION_IDS_MAX
+    )
+    failure_type = serializers.ChoiceField(choices=[kind.value for kind in FailureType], required=False)
+
+    def validate(self, attrs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments of `simulation.change`."""
+        wanted = dict(attrs)
+        if "failure_rate" in wanted:
+            wanted["failure_per_million"] = wanted.pop("failure_rate")
+        if "failure_type" in wanted:
+            wanted["failure_type"] = FailureType(wanted["failure_type"])
+        return wanted
+
+
+class NoInput(StrictSerializer):
+    """A request whose body says nothing."""
+
+
+class SimulationOutput(serializers.Serializer):
+    """What is simulated; the same state always reads the same."""
+
+    enabled = serializers.BooleanField()
+    failure_rate = serializers.SerializerMethodField()
+    fail_transaction_ids = serializers.SerializerMethodField()
+    failure_type = serializers.ChoiceField(choices=[kind.value for kind in FailureType])
+
+    def get_failure_rate(self, state: Simulation) -> float:
+        """Return the share of credits that fail, 0 to 1."""
+        return state.failure_per_million / MILLION
+
+    def get_fail_transaction_ids(self, state: Simulation) -> list[str]:
+        """Return the ids in order."""
+        return sorted(state.fail_transaction_ids)

@@ -1,0 +1,16 @@
+"""The ledger's routes, below /ledger/."""
+
+from __future__ import annotations
+
+from django.urls import path
+
+from ledger.views import SimulationViewSet
+
+urlpatterns = [
+    path(
+        "simulation",
+        SimulationViewSet.as_view({"get": "retrieve", "post": "update"}),
+        name="ledger-simulation",
+    ),
+    path("simulation/reset", SimulationViewSet.as_view({"post": "reset"}), name="ledger-simulation-reset"),
+]

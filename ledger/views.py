@@ -1,0 +1,47 @@
+"""The ledger's endpoints, for staff."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.conf import settings
+from drf_spectacular.utils import extend_schema
+from rest_framework import viewsets
+from rest_framework.permissions import IsAdminUser
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from ledger import simulation
+from ledger.serializers import NoInput, SimulationInput, SimulationOutput
+from payflow.errors import NotFound
+
+
+class SimulationViewSet(viewsets.ViewSet):
+    """The failure simulation. In production there is no such thing, whoever asks."""
+
+    permission_classes = (IsAdminUser,)
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        """Refuse in production before anything is looked at, credentials included."""
+        if settings.IS_PRODUCTION:
+            raise NotFound("There is nothing at this address.")
+        super().initial(request, *args, **kwargs)
+
+    @extend_schema(responses={200: SimulationOutput})
+    def retrieve(self, request: Request) -> Response:
+        """GET /ledger/simulation: what is simulated."""
+        return Response(SimulationOutput(simulation.read()).data)
+
+    @extend_schema(request=SimulationInput, responses={200: SimulationOutput})
+    def update(self, request: Request) -> Response:
+        """POST /ledger/simulation: change what is given, keep the rest."""
+        wanted = SimulationInput(data=request.data)
+        wanted.is_valid(raise_exception=True)
+        state = simulation.change(by=request.user.id, **wanted.validated_data)
+        return Response(SimulationOutput(state).data)
+
+    @extend_schema(request=None, responses={200: SimulationOutput})
+    def reset(self, request: Request) -> Response:
+        """POST /ledger/simulation/reset: simulate nothing."""
+        NoInput(data=request.data).is_valid(raise_exception=True)
+        return Response(SimulationOutput(simulation.reset(by=request.user.id)).data)
