@@ -197,8 +197,6 @@ def running_stack(data_dir: Path) -> tuple[int, dict[str, str]] | None:
     try:
         with (data_dir / "lock").open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return None
     except BlockingIOError:
         try:
             found = json.loads(_addresses(data_dir).read_text())
@@ -207,6 +205,8 @@ def running_stack(data_dir: Path) -> tuple[int, dict[str, str]] | None:
                 f"PayFlow is just starting or stopping on {data_dir}: try again."
             ) from None
         return found["pid"], found["addresses"]
+    except OSError:
+        return None  # no lock, no stack; a folder that cannot be read is reported by whoever writes to it
     return None
 
 

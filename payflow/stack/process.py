@@ -22,7 +22,10 @@ exec 3<&0 </dev/null
 ( trap '' TERM INT HUP QUIT
   read -r closed <&3
   kill -TERM $$
-  sleep {WATCHER_GRACE_SECONDS}
+  for second in {" ".join(map(str, range(WATCHER_GRACE_SECONDS)))}; do
+    sleep 1
+    kill -0 $$ || break
+  done
   kill -KILL -$$ ) >/dev/null 2>&1 &
 exec "$@" 3<&-
 """

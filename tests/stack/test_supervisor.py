@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +18,18 @@ from payflow.stack.supervisor import Supervisor, backoff_seconds, read_procfile
 
 WAIT_SECONDS_MAX = 20.0
 FAMILY = "sh -c 'sleep 600 & echo $! >> children; wait'"
+
+
+HOLDER = f"""
+import os, sys, time
+from pathlib import Path
+from payflow.stack.supervisor import Supervisor
+folder = Path(sys.argv[1])
+supervisor = Supervisor({{"worker": {FAMILY!r}}}, log_dir=folder / "logs", env=os.environ, cwd=folder)
+supervisor.start()
+print(supervisor.pid("worker"), flush=True)
+time.sleep(600)
+"""
 
 
 @pytest.fixture
@@ -109,6 +123,19 @@ def test_stop_leaves_nothing_behind_even_of_what_ignores_it(supervise, tmp_path:
     supervisor.stop(grace_seconds=0.5)
     wait_until(lambda: not any(alive(pid) for pid in pids))
     assert not _members(pids[:2])
+
+
+def test_nothing_outlives_a_supervisor_that_is_killed(tmp_path: Path) -> None:
+    parent = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    with parent:
+        assert parent.stdout is not None
+        group = int(parent.stdout.readline())
+        children = tmp_path / "children"
+        wait_until(lambda: children.exists() and children.read_text().endswith("\n"))
+        parent.send_signal(signal.SIGKILL)
+    wait_until(lambda: not _members([group]))
 
 
 def test_each_process_has_a_log_that_a_restart_continues(supervise) -> None:
