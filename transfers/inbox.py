@@ -23,7 +23,8 @@ def pop(count_max: int) -> tuple[list[str], bool]:
     """Take up to `count_max` ids; say whether any remain. Raises Transient."""
     with redisdb.unavailable_is_transient():
         pipeline = redisdb.client().pipeline(transaction=False)
-        pipeline.lpop(KEY, count_max).llen(KEY)
+        pipeline.lpop(KEY, count_max)
+        pipeline.llen(KEY)
         ids, remaining = pipeline.execute()
     return ids or [], remaining > 0
 

@@ -1,41 +1,31 @@
 """The saga's steps: debit, credit, complete, refund; each moves a batch of transactions.
 
-What must stay true:
-- A decision is written down once, then acted on. Debit or decline is decided by the ledger entry
-  `<transaction>:debit`; credit or refund by `settlement`, set by an update that requires it unset.
-- A move is one conditional update that names the state it leaves, so a stale executor changes nothing.
-- A step hands a transaction on only when every event up to its present state has been published. What it
-  moved itself, it announces; what it finds moved already, it announces in full, because the other executor
-  may have died in between. `due_at` goes last: until then recovery comes back.
+What must stay true: a decision is written down once, then acted on. Debit or decline is decided by the ledger
+entry `<transaction>:debit`; credit or refund by `settlement`, set by an update that requires it unset.
 Every step is safe to repeat, to race, and to die in anywhere.
 """
 
 from __future__ import annotations
 
-import logging
 from collections import defaultdict
 from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
 from datetime import timedelta
-from typing import Any
 
 from django.conf import settings
 
 from ledger import posting
 from ledger import selectors as ledger
 from ledger.chain import Kind, Posting
-from payflow import clock, events
+from payflow import clock
 from payflow.crashpoints import crash_point
 from payflow.mongodb import collection, unavailable_is_transient
 from transfers import states
-from transfers.body import transaction_body
 from transfers.documents import Transaction
+from transfers.moves import Row, announce, fail, finish, ids_of, in_status, move
 from transfers.selectors import load
 from transfers.states import Failure, Settlement, Status, WalletView
 from wallets import selectors as wallets
-
-logger = logging.getLogger(__name__)
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,22 +39,22 @@ class Credited:
 def debit(transaction_ids: Collection[str], *, tell_all: bool = False) -> list[str]:
     """Take the money from the senders, or decline; return the ids that are now DEBITED."""
     rows = load(transaction_ids)
-    entries = posting.post(_debit_postings(_in_status(rows, Status.INITIATED)))
+    entries = posting.post(_debit_postings(in_status(rows, Status.INITIATED)))
     crash_point("saga.debit_posted")
     debited, declined = [], defaultdict(list)
-    for row in _in_status(rows, Status.INITIATED):
+    for row in in_status(rows, Status.INITIATED):
         entry = entries.get(f"{row['_id']}:debit")
         if entry is not None and entry.kind is Kind.DEBIT:
             debited.append(row)
         elif entry is not None:
             declined[entry.reason].append(row)
-    found = _in_status(rows, Status.DEBITED)
-    moved = _move(debited, Status.INITIATED, Status.DEBITED, tell_all=tell_all)
+    found = in_status(rows, Status.DEBITED)
+    moved = move(debited, Status.INITIATED, Status.DEBITED, tell_all=tell_all)
     for reason, group in declined.items():
-        _finish(_fail(group, Status.INITIATED, states.DECLINES[reason], refunded=False, tell_all=tell_all))
-    _announce(found)
+        finish(fail(group, Status.INITIATED, states.DECLINES[reason], refunded=False, tell_all=tell_all))
+    announce(found)
     crash_point("saga.debited")
-    return _ids(moved, found)
+    return ids_of(moved, found)
 
 
 def _debit_postings(rows: list[Row]) -> list[Posting]:
@@ -90,7 +80,7 @@ def credit(transaction_ids: Collection[str], *, tell_all: bool = False) -> Credi
     posted again and again until it lands.
     """
     rows = load(transaction_ids)
-    waiting = _in_status(rows, Status.DEBITED)
+    waiting = in_status(rows, Status.DEBITED)
     undecided = [row for row in waiting if not row.get("settlement")]
     refusals = _refusals(undecided)
     accepted = _decide_credit([row for row in undecided if row["_id"] not in refusals])
@@ -102,11 +92,11 @@ def credit(transaction_ids: Collection[str], *, tell_all: bool = False) -> Credi
     )
     crash_point("saga.credit_posted")
     landed = [row for row in decided if f"{row['_id']}:credit" in entries]
-    found = _in_status(rows, Status.CREDITED)
-    moved = _move(landed, Status.DEBITED, Status.CREDITED, tell_all=tell_all)
-    _announce(found)
+    found = in_status(rows, Status.CREDITED)
+    moved = move(landed, Status.DEBITED, Status.CREDITED, tell_all=tell_all)
+    announce(found)
     crash_point("saga.credited")
-    return Credited(credited=_ids(moved, found), refused=_ids(refused))
+    return Credited(credited=ids_of(moved, found), refused=ids_of(refused))
 
 
 def _refusals(rows: list[Row]) -> dict[str, Failure]:
@@ -133,7 +123,7 @@ def _decide_credit(rows: list[Row]) -> list[Row]:
     """Set the settlement where nobody has; return the rows whose settlement is CREDIT, by whomever."""
     if not rows:
         return []
-    undecided = {"_id": {"$in": _ids(rows)}, "status": Status.DEBITED.value, "settlement": None}
+    undecided = {"_id": {"$in": ids_of(rows)}, "status": Status.DEBITED.value, "settlement": None}
     with unavailable_is_transient():
         decided = {"$set": {"settlement": Settlement.CREDIT.value}}
         count = collection(Transaction).update_many(undecided, decided).modified_count
@@ -141,7 +131,7 @@ def _decide_credit(rows: list[Row]) -> list[Row]:
         return [{**row, "settlement": Settlement.CREDIT.value} for row in rows]
     return [
         row
-        for row in _in_status(load(_ids(rows)), Status.DEBITED)
+        for row in in_status(load(ids_of(rows)), Status.DEBITED)
         if row.get("settlement") == Settlement.CREDIT
     ]
 
@@ -154,7 +144,7 @@ def _refuse(rows: list[Row], refusals: dict[str, Failure], *, tell_all: bool) ->
             groups[refusals[row["_id"]]].append(row)
     refused: list[Row] = []
     for failure, group in groups.items():
-        refused += _move(
+        refused += move(
             group,
             Status.DEBITED,
             Status.REFUNDING,
@@ -170,13 +160,13 @@ def _refuse(rows: list[Row], refusals: dict[str, Failure], *, tell_all: bool) ->
 def complete(transaction_ids: Collection[str], *, tell_all: bool = False) -> None:
     """Close credited transactions."""
     rows = load(transaction_ids)
-    found = [row for row in _in_status(rows, Status.COMPLETED) if "due_at" in row]
-    credited = _in_status(rows, Status.CREDITED)
+    found = [row for row in in_status(rows, Status.COMPLETED) if "due_at" in row]
+    credited = in_status(rows, Status.CREDITED)
     also = {"completed_at": clock.now()}
-    moved = _move(credited, Status.CREDITED, Status.COMPLETED, also=also, tell_all=tell_all)
-    _announce(found)
+    moved = move(credited, Status.CREDITED, Status.COMPLETED, also=also, tell_all=tell_all)
+    announce(found)
     crash_point("saga.completed")
-    _finish([*moved, *found])
+    finish([*moved, *found])
 
 
 def refund(
@@ -189,11 +179,11 @@ def refund(
     """
     rows = load(transaction_ids)
     if undecided_because is not None:
-        debited = [row for row in _in_status(rows, Status.DEBITED) if not row.get("settlement")]
-        refused = _refuse(debited, dict.fromkeys(_ids(debited), undecided_because), tell_all=tell_all)
+        debited = [row for row in in_status(rows, Status.DEBITED) if not row.get("settlement")]
+        refused = _refuse(debited, dict.fromkeys(ids_of(debited), undecided_because), tell_all=tell_all)
     else:
         refused = []
-    due = [*_in_status(rows, Status.REFUNDING), *refused]
+    due = [*in_status(rows, Status.REFUNDING), *refused]
     entries = posting.post([_posting(row, "refund", Kind.REFUND, row["sender_wallet_id"]) for row in due])
     crash_point("saga.refund_posted")
     landed = [row for row in due if f"{row['_id']}:refund" in entries]
@@ -201,20 +191,17 @@ def refund(
     for row in landed:
         groups[row["failure"]["code"], row["failure"]["detail"]].append(row)
     for (code, detail), group in groups.items():
-        _finish(_fail(group, Status.REFUNDING, Failure(code, detail), refunded=True, tell_all=tell_all))
-    finished = [row for row in _in_status(rows, Status.FAILED) if "due_at" in row]
-    _announce(finished)
-    _finish(finished)
+        finish(fail(group, Status.REFUNDING, Failure(code, detail), refunded=True, tell_all=tell_all))
+    finished = [row for row in in_status(rows, Status.FAILED) if "due_at" in row]
+    announce(finished)
+    finish(finished)
 
 
 def announce_in_full(transaction_ids: Collection[str]) -> None:
     """Publish every event of transactions that ended before all of it was told, and close them."""
     rows = [row for row in load(transaction_ids) if Status(row["status"]) in states.TERMINAL]
-    _announce(rows)
-    _finish(rows)
-
-
-# --- The pieces every step is made of ---------------------------------------------------------------------
+    announce(rows)
+    finish(rows)
 
 
 def _posting(row: Row, operation: str, kind: Kind, wallet_id: str, reason: str = "") -> Posting:
@@ -232,72 +219,3 @@ def _posting(row: Row, operation: str, kind: Kind, wallet_id: str, reason: str =
 def _wallet_views(wallet_ids: Iterable[str]) -> dict[str, WalletView]:
     found = wallets.find_wallets_by_id(wallet_ids=set(wallet_ids))
     return {id_: WalletView(w.currency, wallets.is_active(w)) for id_, w in found.items()}
-
-
-def _in_status(rows: Iterable[Row], status: Status) -> list[Row]:
-    return [row for row in rows if row["status"] == status]
-
-
-def _ids(*groups: Iterable[Row]) -> list[str]:
-    return [row["_id"] for group in groups for row in group]
-
-
-def _fail(rows: list[Row], leaving: Status, failure: Failure, *, refunded: bool, tell_all: bool) -> list[Row]:
-    also = {"failure": {**asdict(failure), "refunded": refunded}, "completed_at": clock.now()}
-    return _move(rows, leaving, Status.FAILED, reason=failure.code, also=also, tell_all=tell_all)
-
-
-def _move(
-    rows: list[Row],
-    leaving: Status,
-    to: Status,
-    *,
-    reason: str = "",
-    requiring: dict[str, Any] | None = None,
-    also: dict[str, Any] | None = None,
-    tell_all: bool = False,
-) -> list[Row]:
-    """Move rows from one state to another and announce it; return the rows that are in `to` now."""
-    if not rows:
-        return []
-    move = {"status": to.value, "at": clock.now(), "reason": reason}
-    change = {"status": to.value, **(also or {})}
-    query = {"_id": {"$in": _ids(rows)}, "status": leaving.value, **(requiring or {})}
-    with unavailable_is_transient():
-        update = {"$set": change, "$push": {"history": move}}
-        count = collection(Transaction).update_many(query, update).modified_count
-    crash_point(f"saga.moved_to_{to.value.lower()}")
-    if count < len(rows):
-        # Somebody else moved some of them, and may have died before telling: tell everything.
-        moved = _in_status(load(_ids(rows)), to)
-        _announce(moved)
-        return moved
-    moved = [{**row, **change, "history": [*row["history"], move]} for row in rows]
-    # The first move also tells of the start: the request that began it only wrote it down.
-    _announce(moved, new_only=not tell_all and leaving is not Status.INITIATED)
-    return moved
-
-
-def _announce(rows: Iterable[Row], *, new_only: bool = False) -> None:
-    """Publish the events of the rows' last move, or of their whole history. Raises Transient."""
-    told = []
-    for row in rows:
-        statuses = [Status(move["status"]) for move in row["history"]]
-        body = transaction_body(row)
-        for position, event_type in states.events_of(statuses, since=len(statuses) - 1 if new_only else 0):
-            at = row["history"][position]["at"]
-            told.append(events.Event(row["_id"], event_type, at, body))
-    events.publish(told)
-
-
-def _finish(rows: list[Row]) -> None:
-    """Take terminal rows, of which everything has been told, off recovery's list."""
-    if not rows:
-        return
-    query = {"_id": {"$in": _ids(rows)}, "status": {"$in": sorted(states.TERMINAL)}}
-    with unavailable_is_transient():
-        collection(Transaction).update_many(query, {"$unset": {"due_at": ""}})
-    for row in rows:
-        code = (row.get("failure") or {}).get("code", "")
-        ids = {"transaction_id": row["_id"], "correlation_id": row.get("correlation_id") or ""}
-        logger.info("transaction ended", extra={**ids, "status": row["status"], "reason": code})

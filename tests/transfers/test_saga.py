@@ -13,7 +13,7 @@ from ledger import selectors as ledger
 from ledger.chain import Kind, Posting
 from payflow.mongodb import collection
 from tests.transfers import world
-from transfers import recovery, saga, states
+from transfers import moves, recovery, saga, states
 from transfers.documents import Transaction
 from transfers.states import Status
 from wallets import services as wallet_services
@@ -250,8 +250,8 @@ def _die_at(monkeypatch: pytest.MonkeyPatch, point: str) -> None:
         if name == point:
             raise Death(point)
 
-    monkeypatch.setattr(saga, "crash_point", die)
-    monkeypatch.setattr(posting, "crash_point", die)
+    for module in (saga, moves, posting):
+        monkeypatch.setattr(module, "crash_point", die)
 
 
 POINTS_OF_A_TRANSFER = [
@@ -356,8 +356,8 @@ def test_a_move_names_the_state_it_leaves(alice: str, bob: str) -> None:
     stale = world.row_of(transaction)
     world.play(transaction)
     before = world.row_of(transaction)
-    saga._move([stale], Status.INITIATED, Status.DEBITED)
-    saga._move(
+    moves.move([stale], Status.INITIATED, Status.DEBITED)
+    moves.move(
         [{**stale, "status": "DEBITED"}], Status.DEBITED, Status.REFUNDING, requiring={"settlement": None}
     )
     assert collection(Transaction).find_one({"_id": transaction}) == before

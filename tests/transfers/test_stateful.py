@@ -25,7 +25,7 @@ from ledger import posting
 from payflow.errors import IdempotencyKeyReused, Refused
 from payflow.mongodb import collection
 from tests.transfers import world
-from transfers import recovery, saga, states
+from transfers import moves, recovery, saga, states
 from transfers.documents import Transaction
 from wallets import services as wallet_services
 from wallets.errors import InsufficientBalance
@@ -139,16 +139,19 @@ class Money(RuleBasedStateMachine):
     def _interrupted(self, step: str, choice: list[int], point: str, then: Callable[[], None]) -> None:
         real = saga.crash_point
 
+        def put(crash_point: Callable[[str], None]) -> None:
+            saga.crash_point = moves.crash_point = posting.crash_point = crash_point
+
         def at(name: str) -> None:
             if name == point:
-                saga.crash_point = posting.crash_point = real
+                put(real)
                 then()
 
-        saga.crash_point = posting.crash_point = at
+        put(at)
         try:
             STEPS[step](self._chosen(choice))
         finally:
-            saga.crash_point = posting.crash_point = real
+            put(real)
 
     @rule(who=PEOPLE)
     def freeze(self, who: int) -> None:

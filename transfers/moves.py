@@ -1,0 +1,99 @@
+"""Moves: how a batch of transactions goes from one state to the next, and how the world hears of it.
+
+What must stay true:
+- A move is one conditional update that names the state it leaves, so a stale executor changes nothing.
+- A step hands a transaction on only when every event up to its present state has been published. What it
+  moved itself, it announces; what it finds moved already, it announces in full, because the other executor
+  may have died in between. `due_at` goes last: until then recovery comes back.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+from payflow import clock, events
+from payflow.crashpoints import crash_point
+from payflow.mongodb import collection, unavailable_is_transient
+from transfers import states
+from transfers.body import transaction_body
+from transfers.documents import Transaction
+from transfers.selectors import load
+from transfers.states import Failure, Status
+
+logger = logging.getLogger(__name__)
+Row = dict[str, Any]
+
+
+def in_status(rows: Iterable[Row], status: Status) -> list[Row]:
+    """Return those of the rows that are in a state."""
+    return [row for row in rows if row["status"] == status]
+
+
+def ids_of(*groups: Iterable[Row]) -> list[str]:
+    """Return the ids of all rows."""
+    return [row["_id"] for group in groups for row in group]
+
+
+def move(
+    rows: list[Row],
+    leaving: Status,
+    to: Status,
+    *,
+    reason: str = "",
+    requiring: dict[str, Any] | None = None,
+    also: dict[str, Any] | None = None,
+    tell_all: bool = False,
+) -> list[Row]:
+    """Move rows from one state to another and announce it; return the rows that are in `to` now."""
+    if not rows:
+        return []
+    step = {"status": to.value, "at": clock.now(), "reason": reason}
+    change = {"status": to.value, **(also or {})}
+    query = {"_id": {"$in": ids_of(rows)}, "status": leaving.value, **(requiring or {})}
+    with unavailable_is_transient():
+        update = {"$set": change, "$push": {"history": step}}
+        count = collection(Transaction).update_many(query, update).modified_count
+    crash_point(f"saga.moved_to_{to.value.lower()}")
+    if count < len(rows):
+        # Somebody else moved some of them, and may have died before telling: tell everything.
+        moved = in_status(load(ids_of(rows)), to)
+        announce(moved)
+        return moved
+    moved = [{**row, **change, "history": [*row["history"], step]} for row in rows]
+    # The first move also tells of the start: the request that began it only wrote it down.
+    announce(moved, new_only=not tell_all and leaving is not Status.INITIATED)
+    return moved
+
+
+def announce(rows: Iterable[Row], *, new_only: bool = False) -> None:
+    """Publish the events of the rows' last move, or of their whole history. Raises Transient."""
+    told = []
+    for row in rows:
+        statuses = [Status(step["status"]) for step in row["history"]]
+        body = transaction_body(row)
+        for position, event_type in states.events_of(statuses, since=len(statuses) - 1 if new_only else 0):
+            at = row["history"][position]["at"]
+            told.append(events.Event(row["_id"], event_type, at, body))
+    events.publish(told)
+
+
+def fail(rows: list[Row], leaving: Status, failure: Failure, *, refunded: bool, tell_all: bool) -> list[Row]:
+    """Move rows to FAILED; return those that are there now."""
+    also = {"failure": {**asdict(failure), "refunded": refunded}, "completed_at": clock.now()}
+    return move(rows, leaving, Status.FAILED, reason=failure.code, also=also, tell_all=tell_all)
+
+
+def finish(rows: list[Row]) -> None:
+    """Take terminal rows, of which everything has been told, off recovery's list."""
+    if not rows:
+        return
+    query = {"_id": {"$in": ids_of(rows)}, "status": {"$in": sorted(states.TERMINAL)}}
+    with unavailable_is_transient():
+        collection(Transaction).update_many(query, {"$unset": {"due_at": ""}})
+    for row in rows:
+        code = (row.get("failure") or {}).get("code", "")
+        ids = {"transaction_id": row["_id"], "correlation_id": row.get("correlation_id") or ""}
+        logger.info("transaction ended", extra={**ids, "status": row["status"], "reason": code})
