@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import hypothesis
 import mongoengine
 import pytest
 from django.conf import LazySettings, settings
@@ -12,6 +13,10 @@ from pytest_django import DjangoDbBlocker
 
 from payflow import mongodb, redisdb
 from payflow.stack.embedded import free_port
+
+# A slow machine is no reason to fail.
+hypothesis.settings.register_profile("payflow", deadline=None)
+hypothesis.settings.load_profile("payflow")
 
 # Made once by `migrate`; emptying them would only cost making them again.
 KEPT = frozenset({"django_migrations", "django_content_type", "auth_permission"})
