@@ -3,64 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import mongoengine
 import pytest
 from celery.contrib.testing.worker import start_worker
 from django.conf import LazySettings
 
-from accounts import services
 from payflow import mongodb
 from payflow.celery import app
 from payflow.stack.embedded import free_port
-from tests.accounts.factories import PASSWORD, UserFactory
 from tests.api.client import Api, Party, join
-
-
-@pytest.fixture
-def alice() -> Party:
-    """She holds 100.00 USD."""
-    return join("Alice", cents=100_00)
-
-
-@pytest.fixture
-def bob() -> Party:
-    """He holds nothing yet."""
-    return join("Bob")
-
-
-@pytest.fixture
-def stranger() -> Party:
-    """Somebody who has nothing to do with it."""
-    return join("Stranger", cents=100_00)
-
-
-@pytest.fixture
-def staff() -> Party:
-    """A user who is staff."""
-    return join("Staff", is_staff=True)
-
-
-@pytest.fixture
-def saga_worker() -> Iterator[None]:
-    """A Celery worker in a thread of this process."""
-    with start_worker(app, pool="solo", perform_ping_check=False, shutdown_timeout=30):
-        yield
-
-
-@pytest.fixture
-def mongodb_down(settings: LazySettings) -> Iterator[None]:
-    """The address of mongoengine's documents with nobody listening there."""
-    real = settings.MONGODB_URI
-    settings.MONGODB_URI = f"mongodb://127.0.0.1:{free_port()}/?directConnection=true"
-    settings.MONGODB_OPTIONS = {**settings.MONGODB_OPTIONS, "serverSelectionTimeoutMS": 100}
-    mongodb.reconnect()
-    yield
-    settings.MONGODB_URI = real
-    settings.MONGODB_OPTIONS = {**settings.MONGODB_OPTIONS, "serverSelectionTimeoutMS": 2_000}
-    mongodb.reconnect()
-    mongoengine.get_db().command("ping")
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from django.conf import LazySettings
 
-from payflow import clock
+from payflow import clock, money
 from tests.api.client import Party, assert_problem, join, nothing_changes
 from wallets import services
 from wallets.documents import Wallet
@@ -145,6 +145,15 @@ def test_whoever_is_no_longer_staff_deposits_no_longer_whatever_the_token_says(
     with nothing_changes():
         response = staff.api.post_json("/wallets/me/deposit", {"amount": "1.00"})
         assert_problem(response, 403, "permission_denied")
+
+
+def test_refuses_a_deposit_that_the_wallet_could_not_hold(
+    anna: Party, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(money, "BALANCE_MINOR_SOFT_MAX", 200_00)
+    assert anna.api.post_json("/wallets/me/deposit", {"amount": "100.00"}).status_code == 201
+    assert_problem(anna.api.post_json("/wallets/me/deposit", {"amount": "0.01"}), 409, "invalid_amount")
+    assert anna.cents == 200_00
 
 
 # --- History ----------------------------------------------------------------------------------------------
