@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import IO, Any
 
 from django.conf import settings
@@ -59,7 +59,7 @@ def loads(raw: bytes) -> dict[str, Any]:
         data = json.loads(
             text,
             parse_int=_integer,
-            parse_float=Decimal,
+            parse_float=_decimal,
             parse_constant=_refuse_constant,
             object_pairs_hook=_refuse_duplicates,
         )
@@ -75,6 +75,14 @@ def loads(raw: bytes) -> dict[str, Any]:
 def _integer(digits: str) -> int | Decimal:
     # Python refuses to build ints of thousands of digits; nothing here accepts more than 20 anyway.
     return int(digits) if len(digits) <= 40 else Decimal(digits)
+
+
+def _decimal(digits: str) -> Decimal:
+    try:
+        return Decimal(digits)
+    except InvalidOperation:
+        # An exponent of twenty digits is beyond Decimal itself. Whoever reads the field refuses infinity.
+        return Decimal("Infinity")
 
 
 def _refuse_constant(name: str) -> None:
