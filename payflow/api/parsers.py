@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
 from typing import IO, Any
@@ -13,6 +14,8 @@ from rest_framework.parsers import BaseParser
 from payflow.errors import Refused
 
 _DEPTH_MAX = 20
+# The closing quote is optional, so that every quote is passed once: linear, whatever is sent.
+_STRING = re.compile(r'"(?:[^"\\]+|\\.)*+"?')
 
 
 class MalformedBody(Refused):
@@ -105,7 +108,7 @@ def _refuse_lone_surrogates(data: dict[str, Any]) -> None:
 
 def _depth(text: str) -> int:
     depth = deepest = 0
-    for character in text:
+    for character in _STRING.sub("", text):
         if character in "{[":
             depth += 1
             deepest = max(deepest, depth)

@@ -215,6 +215,11 @@ def test_the_longest_body_is_read(anna: Party) -> None:
     assert anna.api.send("POST", DEPOSIT, raw, "application/JSON; charset=utf-8").status_code == 201
 
 
+def test_brackets_in_a_text_are_no_nesting(anna: Party) -> None:
+    body = body_of(PAY, description=json.dumps('[{"' * 40))
+    assert anna.api.send("POST", PAY, body.encode()).json()["description"] == '[{"' * 40
+
+
 # --- Queries, paths, headers ------------------------------------------------------------------------------
 
 @pytest.mark.parametrize(
