@@ -119,7 +119,9 @@ def _from_drf(error: exceptions.APIException) -> HttpResponse:
 
 def flatten(details: Any, path: str = "") -> Iterable[FieldError]:
     """Yield one FieldError per leaf of DRF's nested error details; nested names are joined by a dot."""
-    if isinstance(details, dict) and set(details) == {"message", "code"}:
+    # A leaf is a pair of words; fields that happen to be called so hold more than words.
+    is_leaf = isinstance(details, dict) and set(details) == {"message", "code"}
+    if is_leaf and all(isinstance(value, str) for value in details.values()):
         yield FieldError(field=path or "body", code=str(details["code"]), detail=str(details["message"]))
     elif isinstance(details, dict):
         for name, inner in details.items():

@@ -192,6 +192,11 @@ def test_refuses_a_field_that_does_not_exist(anna: Party, path: str, name: str, 
     assert [(error["field"], error["code"]) for error in problem["errors"]] == [(shown, "unknown_field")]
 
 
+def test_unknown_fields_called_like_the_parts_of_an_error_are_fields_too(anna: Party) -> None:
+    problem = refused(anna, DEPOSIT, '{"message": 1, "code": 2}')
+    assert {error["field"] for error in problem["errors"]} == {"message", "code"}
+
+
 @pytest.mark.parametrize("path", POSTS)
 @pytest.mark.parametrize(
     "media_type",
