@@ -14,7 +14,7 @@ from payflow.api.fields import (
     StrictSerializer,
     in_minor_units,
 )
-from payflow.api.pages import PageQuery
+from payflow.api.pages import CursorField, PageQuery
 from transfers.selectors import Direction
 from transfers.states import Status
 
@@ -47,3 +47,4 @@ class ListQuery(PageQuery):
 
     status = serializers.ChoiceField(choices=[status.value for status in Status], required=False)
     direction = serializers.ChoiceField(choices=[d.value for d in Direction], required=False)
+    cursor = CursorField("txn_[0-9a-f]{32}")

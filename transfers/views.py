@@ -45,7 +45,7 @@ class TransactionViewSet(viewsets.ViewSet):
 
     def list(self, request: Request) -> Response:
         """GET /transactions: the caller's own, newest first."""
-        query = ListQuery(data=request.query_params)
+        query = ListQuery(data=request.query_params.dict())
         query.is_valid(raise_exception=True)
         asked = query.validated_data
         rows = selectors.list_transactions(

@@ -10,7 +10,7 @@ from rest_framework import serializers
 from ledger.chain import Entry, Kind
 from payflow import clock
 from payflow.api.fields import CurrencyField, RawAmountField, StrictSerializer, TimeField, in_minor_units
-from payflow.api.pages import PageQuery
+from payflow.api.pages import CursorField, PageQuery
 from payflow.money import format_amount
 from wallets.selectors import WalletState
 
@@ -43,11 +43,10 @@ class HistoryQuery(PageQuery):
 
     currency = CurrencyField(default=settings.DEFAULT_CURRENCY)
     kind = serializers.ChoiceField(choices=[kind.value for kind in Kind], required=False)
+    cursor = CursorField("[1-9][0-9]{0,17}")
 
     def validate_cursor(self, value: str) -> int:
         """Return the sequence of the last entry seen."""
-        if not (value.isascii() and value.isdigit() and len(value) < 19):
-            self.fields["cursor"].fail("invalid_cursor")
         return int(value)
 
 

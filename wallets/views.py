@@ -52,7 +52,7 @@ class WalletViewSet(viewsets.ViewSet):
     @action(detail=False)
     def me(self, request: Request) -> Response:
         """GET /wallets/me."""
-        query = CurrencyQuery(data=request.query_params)
+        query = CurrencyQuery(data=request.query_params.dict())
         query.is_valid(raise_exception=True)
         wallet = services.get_wallet(user_id=request.user.id, currency=query.validated_data["currency"])
         return Response(wallet_body(selectors.state_of(wallet)))
@@ -85,7 +85,7 @@ class WalletViewSet(viewsets.ViewSet):
     @action(detail=False)
     def history(self, request: Request) -> Response:
         """GET /wallets/me/history: entries, newest first."""
-        query = HistoryQuery(data=request.query_params)
+        query = HistoryQuery(data=request.query_params.dict())
         query.is_valid(raise_exception=True)
         asked = query.validated_data
         wallet = services.get_wallet(user_id=request.user.id, currency=asked["currency"])
@@ -100,7 +100,7 @@ class WalletViewSet(viewsets.ViewSet):
     @action(detail=True)
     def balance(self, request: Request, pk: str) -> Response:
         """GET /wallets/{id}/balance: now, or at any past moment."""
-        query = BalanceQuery(data=request.query_params)
+        query = BalanceQuery(data=request.query_params.dict())
         query.is_valid(raise_exception=True)
         wallet = selectors.find_wallet_by_id(wallet_id=pk)
         if wallet is None or not (wallet.user_id == request.user.id or request.user.is_staff):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -11,32 +12,53 @@ from rest_framework import serializers
 
 LIMIT_DEFAULT = 20
 LIMIT_MAX = 100
+_DIGITS = re.compile(r"[0-9]{1,9}", re.ASCII)
 Row = TypeVar("Row")
 
 
 class CursorField(serializers.CharField):
-    """The opaque `next` of an earlier page."""
+    """The opaque `next` of an earlier page; `key_form` is what the key of a row looks like."""
 
     default_error_messages = {"invalid_cursor": "Use the value of `next` from an earlier page, unchanged."}
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, key_form: str, **kwargs: Any) -> None:
+        self.key_form = re.compile(key_form, re.ASCII)
         super().__init__(required=False, max_length=400, **kwargs)
 
     def to_internal_value(self, data: Any) -> str:
         """Return the key of the last row seen."""
         text = super().to_internal_value(data)
         try:
-            return base64.urlsafe_b64decode(text.encode("ascii")).decode("ascii")
+            key = base64.urlsafe_b64decode(text.encode("ascii")).decode("ascii")
         except (binascii.Error, UnicodeError):
             self.fail("invalid_cursor")
-        return ""
+        # Decoding skips what is not in its alphabet: only what `page` gave out is a cursor.
+        if _encode(key) != text or not self.key_form.fullmatch(key):
+            self.fail("invalid_cursor")
+        return key
+
+
+class LimitField(serializers.IntegerField):
+    """How many rows a page holds, in plain digits."""
+
+    def __init__(self) -> None:
+        super().__init__(min_value=1, max_value=LIMIT_MAX, default=LIMIT_DEFAULT)
+
+    def to_internal_value(self, data: Any) -> int:
+        """Return the number; Python's own reading would take `1_0` and digits of other scripts too."""
+        if not _DIGITS.fullmatch(data):
+            self.fail("invalid")
+        return super().to_internal_value(data)
 
 
 class PageQuery(serializers.Serializer):
-    """`?limit=&cursor=`: at most LIMIT_MAX rows a page."""
+    """`?limit=&cursor=`: at most LIMIT_MAX rows a page. A subclass says what its cursor looks like."""
 
-    limit = serializers.IntegerField(min_value=1, max_value=LIMIT_MAX, default=LIMIT_DEFAULT)
-    cursor = CursorField()
+    limit = LimitField()
+
+
+def _encode(key: str) -> str:
+    return base64.urlsafe_b64encode(key.encode("ascii")).decode("ascii")
 
 
 def page(
@@ -45,5 +67,4 @@ def page(
     """Return {results, next} from up to `limit + 1` rows; the extra row only says that there is more."""
     shown = rows[:limit]
     more = len(rows) > limit
-    cursor = base64.urlsafe_b64encode(key(shown[-1]).encode("ascii")).decode("ascii") if more else None
-    return {"results": [render(row) for row in shown], "next": cursor}
+    return {"results": [render(row) for row in shown], "next": _encode(key(shown[-1])) if more else None}

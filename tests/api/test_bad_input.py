@@ -227,6 +227,48 @@ def test_brackets_in_a_text_are_no_nesting(anna: Party) -> None:
 
 # --- Queries, paths, headers ------------------------------------------------------------------------------
 
+NO_LIMITS = ["", "0", "-1", "101", "abc", "1.5", "10.0", "1e1", "1_0", "\uff11\uff10", " 1", "+1", "NaN",
+             "true", "1" + "0" * 30, "null", "1\u0000"]  # fmt: skip
+NO_CURSORS = ["", "!!!!", "abc", "MA==", "LTE=", "MQ", "M Q==", "MQ==MQ==", "x" * 401, "\u0000", "null",
+              "MTAwMDAwMDAwMDAwMDAwMDAwMDAwMDAw", "dHhuXzE=", "\u00e4", "8J+YgA=="]  # fmt: skip
+NO_TIMES = ["", "yesterday", "2026-01-31", "2026-01-31T09:30:00", "2026-13-01T00:00:00Z", "1767225600",
+            "2026-02-30T00:00:00Z", "2026-01-31T25:00:00Z", "2026-01-31T09:30:00 00:00", "NaN", "\u0000",
+            "2026-01-31T09:30:00+99:99"]  # fmt: skip
+NO_QUERIES = [
+    *[(path, "limit", value) for path in ("/wallets/me/history", "/transactions") for value in NO_LIMITS],
+    *[(path, "cursor", value) for path in ("/wallets/me/history", "/transactions") for value in NO_CURSORS],
+    *[("/wallets/{wallet}/balance", "at", value) for value in NO_TIMES],
+    *[
+        (path, "currency", value)
+        for path in ("/wallets/me/history", "/wallets/me")
+        for value in ("", "usd", "XXX", "USDX", "\u0000", "\uff35\uff33\uff24")
+    ],
+    *[("/wallets/me/history", "kind", value) for value in ("", "deposit", "NOPE", "DEPOSIT,DEBIT", "\u0000")],
+    *[("/transactions", "status", value) for value in ("", "initiated", "DONE", "FAILED,COMPLETED")],
+    *[("/transactions", "direction", value) for value in ("", "SENT", "both", "$ne")],
+]
+
+
+@pytest.mark.parametrize(("path", "name", "value"), NO_QUERIES)
+def test_refuses_a_query_that_says_nothing_it_knows(anna: Party, path: str, name: str, value: str) -> None:
+    with nothing_changes():
+        response = anna.api.get(path.format(wallet=anna.wallet.id), {name: value})
+        problem = assert_problem(response, 400, "validation_error")
+    assert {error["field"] for error in problem["errors"]} == {name}
+
+
+def test_a_cursor_of_one_list_is_none_of_another(anna: Party) -> None:
+    anna.receive(1)
+    cursor = anna.api.get("/wallets/me/history?limit=1").json()["next"]
+    assert_problem(anna.api.get("/transactions", {"cursor": cursor}), 400, "validation_error")
+
+
+def test_refuses_a_query_with_too_many_parts(anna: Party) -> None:
+    assert_problem(
+        anna.api.get("/transactions?" + "&".join("a=1" for _ in range(2_000))), 400, "validation_error"
+    )
+
+
 @pytest.mark.parametrize(
     "path",
     ["/transactions/", "/wallets/", "/wallets/me/", "/Wallets", "/walletsme", "/wallets/x",
