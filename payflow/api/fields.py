@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from rest_framework import serializers
@@ -80,13 +80,25 @@ def in_minor_units(amount: object, currency: str) -> int:
 class TimeField(serializers.DateTimeField):
     """A time with its offset (RFC 3339)."""
 
-    default_error_messages = {"naive": "The time needs its offset, e.g. 2026-01-31T09:30:00Z."}
+    default_error_messages = {
+        "naive": "The time needs its offset, e.g. 2026-01-31T09:30:00Z.",
+        "out_of_range": "The time must lie in the years 1 to 9999 of UTC.",
+    }
+
+    def to_internal_value(self, value: Any) -> datetime:
+        """Return the time in UTC; digits of other scripts are not digits here."""
+        if not (isinstance(value, str) and value.isascii()):
+            self.fail("invalid", format="YYYY-MM-DDThh:mm:ss[.uuuuuu]+HH:MM|-HH:MM|Z")
+        return super().to_internal_value(value)
 
     def enforce_timezone(self, value: datetime) -> datetime:
-        """Refuse a time that does not say where it is."""
+        """Return the time in UTC; refuse one that does not say where it is."""
         if value.tzinfo is None:
             self.fail("naive")
-        return value
+        try:
+            return value.astimezone(UTC)
+        except OverflowError:
+            return self.fail("out_of_range")
 
     def to_representation(self, value: Any) -> str | None:
         """Return RFC 3339 in UTC with milliseconds."""

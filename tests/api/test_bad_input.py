@@ -233,7 +233,8 @@ NO_CURSORS = ["", "!!!!", "abc", "MA==", "LTE=", "MQ", "M Q==", "MQ==MQ==", "x" 
               "MTAwMDAwMDAwMDAwMDAwMDAwMDAwMDAw", "dHhuXzE=", "\u00e4", "8J+YgA=="]  # fmt: skip
 NO_TIMES = ["", "yesterday", "2026-01-31", "2026-01-31T09:30:00", "2026-13-01T00:00:00Z", "1767225600",
             "2026-02-30T00:00:00Z", "2026-01-31T25:00:00Z", "2026-01-31T09:30:00 00:00", "NaN", "\u0000",
-            "2026-01-31T09:30:00+99:99"]  # fmt: skip
+            "0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59", "10000-01-01T00:00:00Z",
+            "\uff12\uff10\uff12\uff16-01-31T09:30:00Z", "2026-01-31T09:30:00+99:99"]  # fmt: skip
 NO_QUERIES = [
     *[(path, "limit", value) for path in ("/wallets/me/history", "/transactions") for value in NO_LIMITS],
     *[(path, "cursor", value) for path in ("/wallets/me/history", "/transactions") for value in NO_CURSORS],
