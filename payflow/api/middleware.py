@@ -16,7 +16,7 @@ from payflow.api import problems
 from payflow.api.parsers import PayloadTooLarge
 
 logger = logging.getLogger(__name__)
-HTML_PREFIXES = ("/admin", "/docs", "/redoc", "/static/")
+HTML_PREFIX = "/admin/"
 
 
 class ProblemMiddleware:
@@ -48,7 +48,7 @@ class ProblemMiddleware:
 
 
 def _is_html(request: HttpRequest) -> bool:
-    return request.path.startswith(HTML_PREFIXES)
+    return request.path.startswith(HTML_PREFIX)
 
 
 def _as_problem(response: HttpResponse) -> HttpResponse:

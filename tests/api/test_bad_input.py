@@ -277,7 +277,7 @@ def test_refuses_a_query_with_too_many_parts(anna: Party) -> None:
      "/transactions/%20", "/transactions/a/b", "/transactions/%F0%9F%98%80",
      "/transactions/$ne", f"/transactions/{'x' * 161}", "/wallets/%ff/balance", "/wallets/a%2Fb/balance",
      "/wallets/me/balance", f"/wallets/{'x' * 161}/balance", "/wp-login.php",
-     "/.env"],
+     "/.env", "/documents", "/administrator", "/docs/x", "/redocs", "/static/x"],
 )  # fmt: skip
 def test_there_is_nothing_at_an_odd_address(anna: Party, path: str) -> None:
     with nothing_changes():
