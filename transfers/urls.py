@@ -9,5 +9,7 @@ from transfers.views import TransactionViewSet
 
 urlpatterns = [
     path("", TransactionViewSet.as_view({"get": "list", "post": "create"}), name="transactions"),
-    re_path(rf"^/(?P<pk>{ID_PATTERN})$", TransactionViewSet.as_view({"get": "retrieve"}), name="transaction"),
+    re_path(
+        rf"^/(?P<pk>{ID_PATTERN})\Z", TransactionViewSet.as_view({"get": "retrieve"}), name="transaction"
+    ),
 ]

@@ -14,6 +14,6 @@ urlpatterns = [
     path("/me/withdraw", WalletViewSet.as_view({"post": "withdraw"}), name="wallet-withdraw"),
     path("/me/history", WalletViewSet.as_view({"get": "history"}), name="wallet-history"),
     re_path(
-        rf"^/(?P<pk>{ID_PATTERN})/balance$", WalletViewSet.as_view({"get": "balance"}), name="wallet-balance"
+        rf"^/(?P<pk>{ID_PATTERN})/balance\Z", WalletViewSet.as_view({"get": "balance"}), name="wallet-balance"
     ),
 ]

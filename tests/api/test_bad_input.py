@@ -273,15 +273,20 @@ def test_refuses_a_query_with_too_many_parts(anna: Party) -> None:
 @pytest.mark.parametrize(
     "path",
     ["/transactions/", "/wallets/", "/wallets/me/", "/Wallets", "/walletsme", "/wallets/x",
-     "/transactions/%00", "/transactions/%0A", "/transactions/%ff",
+     "/transactions/%00", "/transactions/%0A", "/transactions/txn_1%0A", "/transactions/%ff",
      "/transactions/%20", "/transactions/a/b", "/transactions/%F0%9F%98%80",
      "/transactions/$ne", f"/transactions/{'x' * 161}", "/wallets/%ff/balance", "/wallets/a%2Fb/balance",
-     "/wallets/me/balance", f"/wallets/{'x' * 161}/balance", "/wp-login.php",
+     "/wallets/me/balance", "/wallets/x/balance%0A", f"/wallets/{'x' * 161}/balance", "/wp-login.php",
      "/.env", "/documents", "/administrator", "/docs/x", "/redocs", "/static/x"],
 )  # fmt: skip
 def test_there_is_nothing_at_an_odd_address(anna: Party, path: str) -> None:
     with nothing_changes():
         assert_problem(anna.api.get(path), 404, "not_found")
+
+
+def test_an_id_with_a_line_end_behind_it_is_another_id(anna: Party) -> None:
+    assert_problem(anna.api.get(f"/wallets/{anna.wallet.id}%0A/balance"), 404, "not_found")
+    assert_problem(anna.api.get(f"/wallets/{anna.wallet.id}/balance%0A"), 404, "not_found")
 
 
 @pytest.mark.parametrize("path", MOVES)
