@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from typing import Any
 
 from django.conf import settings
@@ -19,6 +20,32 @@ from transfers.selectors import Direction
 from transfers.states import Status
 
 DESCRIPTION_LENGTH_MAX = 140
+# Unicode general categories: controls, surrogates, line and paragraph separators.
+_REFUSED_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
+# Embeddings, overrides and isolates reorder whatever follows them (Unicode Technical Report 36, 2.5).
+_REORDERING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+class DescriptionField(StrictCharField):
+    """Text of the sender's own, kept exactly: any script, emoji, joiners and direction marks.
+
+    Refused is what could break a line, end a string or turn the text around it where the receiver reads it.
+    """
+
+    default_error_messages = {"invalid_text": "The description must be one line without control characters."}
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(
+            allow_blank=True, trim_whitespace=False, max_length=DESCRIPTION_LENGTH_MAX, default="", **kwargs
+        )
+
+    def to_internal_value(self, data: Any) -> str:
+        """Return the text untouched."""
+        text = super().to_internal_value(data)
+        categories = {unicodedata.category(character) for character in text}
+        if categories & _REFUSED_CATEGORIES or _REORDERING.intersection(text):
+            self.fail("invalid_text")
+        return text
 
 
 class StartTransaction(StrictSerializer):
@@ -28,9 +55,7 @@ class StartTransaction(StrictSerializer):
     receiver_email = StrictCharField(required=False, max_length=254)
     amount = RawAmountField()
     currency = CurrencyField(default=settings.DEFAULT_CURRENCY)
-    description = StrictCharField(
-        required=False, allow_blank=True, max_length=DESCRIPTION_LENGTH_MAX, default=""
-    )
+    description = DescriptionField()
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         """Require exactly one receiver; read the amount in the currency's minor units."""

@@ -156,6 +156,18 @@ def test_refuses_a_payment_to_oneself_by_id(anna: Party) -> None:
     refused(anna, PAY, body_of(PAY, receiver_id=f'"{anna.id}"'), 400, "self_transfer")
 
 
+@pytest.mark.parametrize(
+    "raw",
+    ["null", "1", "true", "[]", "{}", *quoted("x" * 141, "\U0001f600" * 141, "nul \u0000", "two\nlines"),
+     *quoted("tab\t", "\u001b[31mred", "\u007f", "next\u0085line", "line\u2028line", "turned \u202egpj.exe"),
+     *quoted("\u2066isolated\u2069")],
+    ids=lambda raw: raw[:24],
+)  # fmt: skip
+def test_refuses_a_description_that_is_no_line_of_text(anna: Party, raw: str) -> None:
+    problem = refused(anna, PAY, body_of(PAY, description=raw))
+    assert {error["field"] for error in problem["errors"]} == {"description"}
+
+
 # --- Bodies -----------------------------------------------------------------------------------------------
 
 NO_BODIES = {
