@@ -303,8 +303,12 @@ SAGA_BATCH_MAX = env.int("SAGA_BATCH_MAX", default=500)
 SAGA_STALLED_AFTER_SECONDS = env.float("SAGA_STALLED_AFTER_SECONDS", default=5.0)
 SAGA_EXPIRES_AFTER_SECONDS = env.float("SAGA_EXPIRES_AFTER_SECONDS", default=900.0)
 SAGA_ATTENTION_AFTER_ATTEMPTS = env.int("SAGA_ATTENTION_AFTER_ATTEMPTS", default=10)
+CREDIT_TIMEOUT_SECONDS = env.float("CREDIT_TIMEOUT_SECONDS", default=3.0)
+CREDIT_TIMEOUT_RETRIES_MAX = env.int("CREDIT_TIMEOUT_RETRIES_MAX", default=1)
 RECOVERY_EVERY_SECONDS = env.float("RECOVERY_EVERY_SECONDS", default=2.0)
 RECOVERY_BATCH_MAX = env.int("RECOVERY_BATCH_MAX", default=500)
+RECOVERY_LOCK_SECONDS = env.float("RECOVERY_LOCK_SECONDS", default=5.0)
+RECOVERY_TICK_SECONDS_MAX = env.float("RECOVERY_TICK_SECONDS_MAX", default=20.0)
 
 # --- Celery -----------------------------------------------------------------------------------------------
 

@@ -1,8 +1,8 @@
-"""What starting or reading a transaction refuses."""
+"""What starting, reading or steering a transaction refuses, and what it could not do in time."""
 
 from __future__ import annotations
 
-from payflow.errors import NotFound, Refused
+from payflow.errors import NotFound, Refused, Transient
 
 
 class SelfTransfer(Refused):
@@ -31,3 +31,10 @@ class TransactionNotFound(NotFound):
     """No such transaction, or not one that the caller is a party to."""
 
     title = "Transaction not found"
+
+
+class CreditTimeout(Transient):
+    """Credits did not answer within CREDIT_TIMEOUT_SECONDS; nothing is decided about them."""
+
+    def __init__(self, detail: str = "The receiver could not be credited in time.") -> None:
+        super().__init__(detail)

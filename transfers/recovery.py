@@ -74,4 +74,6 @@ def _drive(rows: list[dict[str, Any]]) -> None:
     step = saga.credit([*ids[Status.DEBITED], *debited], tell_all=True)
     saga.complete([*ids[Status.CREDITED], *step.credited], tell_all=True)
     saga.refund([*ids[Status.REFUNDING], *step.refused], tell_all=True)
+    # Whoever waited for them has given up or died; there is no need to wait again.
+    saga.refund(step.hanging, undecided_because=states.CREDIT_EXHAUSTED, tell_all=True)
     saga.announce_in_full([*ids[Status.COMPLETED], *ids[Status.FAILED]])

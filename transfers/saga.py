@@ -14,13 +14,15 @@ from datetime import timedelta
 
 from django.conf import settings
 
-from ledger import posting
+from ledger import posting, simulation
 from ledger import selectors as ledger
 from ledger.chain import Kind, Posting
-from payflow import clock
+from payflow import clock, events
 from payflow.crashpoints import crash_point
+from payflow.events import Event, EventType
 from payflow.mongodb import collection, unavailable_is_transient
 from transfers import states
+from transfers.body import transaction_body
 from transfers.documents import Transaction
 from transfers.moves import Row, announce, fail, finish, ids_of, in_status, move
 from transfers.selectors import load
@@ -30,10 +32,12 @@ from wallets import selectors as wallets
 
 @dataclass(frozen=True, slots=True)
 class Credited:
-    """What a credit step did: ids to complete, and ids whose credit was refused and must be refunded."""
+    """What a credit step did: ids to complete, ids whose credit was refused and must be refunded, and ids
+    about which nothing is decided because their credit does not answer."""
 
     credited: list[str]
     refused: list[str]
+    hanging: list[str]
 
 
 def debit(transaction_ids: Collection[str], *, tell_all: bool = False) -> list[str]:
@@ -82,8 +86,9 @@ def credit(transaction_ids: Collection[str], *, tell_all: bool = False) -> Credi
     rows = load(transaction_ids)
     waiting = in_status(rows, Status.DEBITED)
     undecided = [row for row in waiting if not row.get("settlement")]
-    refusals = _refusals(undecided)
-    accepted = _decide_credit([row for row in undecided if row["_id"] not in refusals])
+    possible, refusals, hanging = _sort_out(undecided)
+    _let_hang(hanging)
+    accepted = _decide_credit(possible)
     crash_point("saga.credit_decided")
     refused = _refuse(undecided, refusals, tell_all=tell_all)
     decided = [row for row in waiting if row.get("settlement") == Settlement.CREDIT] + accepted
@@ -96,7 +101,37 @@ def credit(transaction_ids: Collection[str], *, tell_all: bool = False) -> Credi
     moved = move(landed, Status.DEBITED, Status.CREDITED, tell_all=tell_all)
     announce(found)
     crash_point("saga.credited")
-    return Credited(credited=ids_of(moved, found), refused=ids_of(refused))
+    return Credited(ids_of(moved, found), ids_of(refused), ids_of(hanging))
+
+
+def _sort_out(rows: list[Row]) -> tuple[list[Row], dict[str, Failure], list[Row]]:
+    """Return the rows to credit, why others must be refused, by id, and the rows whose credit hangs."""
+    state = simulation.current() if rows else simulation.OFF
+    simulated = {row["_id"] for row in rows if simulation.is_refused(row["_id"], state)}
+    refusals = _refusals([row for row in rows if row["_id"] not in simulated])
+    hanging = []
+    if state.failure_type is simulation.FailureType.TIMEOUT:
+        hanging = [row for row in rows if row["_id"] in simulated]
+    else:
+        refusals |= dict.fromkeys(simulated, states.SIMULATED)
+    possible = [row for row in rows if row["_id"] not in refusals and row["_id"] not in simulated]
+    return possible, refusals, hanging
+
+
+def _let_hang(rows: list[Row]) -> None:
+    """Keep recovery away until whoever waits for a hanging credit must have given up or be dead."""
+    if not rows:
+        return
+    patience = states.hang_seconds(
+        limit_seconds=settings.CREDIT_TIMEOUT_SECONDS,
+        retries_max=settings.CREDIT_TIMEOUT_RETRIES_MAX,
+        stalled_after_seconds=settings.SAGA_STALLED_AFTER_SECONDS,
+    )
+    query = {"_id": {"$in": ids_of(rows)}, "status": Status.DEBITED.value, "settlement": None}
+    with unavailable_is_transient():
+        due = {"$set": {"due_at": clock.after(clock.now(), patience)}}
+        collection(Transaction).update_many(query, due)
+    crash_point("saga.credit_hanging")
 
 
 def _refusals(rows: list[Row]) -> dict[str, Failure]:
@@ -195,6 +230,14 @@ def refund(
     finished = [row for row in in_status(rows, Status.FAILED) if "due_at" in row]
     announce(finished)
     finish(finished)
+
+
+def announce_failed_refunds(transaction_ids: Collection[str]) -> None:
+    """Publish that a refund could not be made yet, for those still waiting for one."""
+    waiting = in_status(load(transaction_ids), Status.REFUNDING)
+    now = clock.now()
+    tell = [Event(row["_id"], EventType.REFUND_FAILED, now, transaction_body(row)) for row in waiting]
+    events.publish(tell)
 
 
 def announce_in_full(transaction_ids: Collection[str]) -> None:

@@ -59,6 +59,7 @@ RECEIVER_CLOSED = Failure("wallet_closed", "The receiver's wallet is frozen or c
 RECEIVER_MISSING = Failure("receiver_not_found", "The receiver's wallet does not exist.")
 RECEIVER_CURRENCY = Failure("currency_mismatch", "The receiver's wallet holds another currency.")
 RECEIVER_FULL = Failure("balance_limit", "The receiver's wallet cannot hold the amount.")
+SIMULATED = Failure("simulated_failure", "The credit was refused on purpose, by the failure simulation.")
 CREDIT_EXHAUSTED = Failure("service_unavailable", "The receiver could not be credited in time.")
 
 DECLINES = {failure.code: failure for failure in (INSUFFICIENT_BALANCE, EXPIRED, SENDER_CLOSED)}
@@ -114,3 +115,8 @@ def events_of(statuses: list[Status], *, since: int = 0) -> list[tuple[int, Even
 def next_look_seconds(*, attempts: int, stalled_after_seconds: float) -> float:
     """Return how long recovery leaves a transaction alone after its `attempts`-th try: doubling, capped."""
     return min(300.0, stalled_after_seconds * 2 ** min(attempts, 10))
+
+
+def hang_seconds(*, limit_seconds: float, retries_max: int, stalled_after_seconds: float) -> float:
+    """Return how long a hanging credit is waited for, all tries together, with some time to act on it."""
+    return limit_seconds * (1 + retries_max) + stalled_after_seconds

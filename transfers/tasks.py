@@ -14,6 +14,7 @@ from django.conf import settings
 
 from payflow.errors import Transient
 from transfers import inbox, recovery, saga, states
+from transfers.errors import CreditTimeout
 
 logger = logging.getLogger(__name__)
 QUEUE = "payflow-saga"
@@ -46,9 +47,26 @@ def debit(self: Task, transaction_ids: list[str] | None = None) -> list[str]:
 def credit(self: Task, transaction_ids: list[str]) -> list[str]:
     """Credit, or decide a refund and enqueue it."""
     step = saga.credit(transaction_ids)
-    if step.refused:
-        refund.delay(step.refused)
+    if step.hanging:
+        # A message of their own, so that they hold up nobody; it waits in a timer, not in a worker's child.
+        wait = {"countdown": settings.CREDIT_TIMEOUT_SECONDS, "link_error": credit_failed.s()}
+        credit_hanging.apply_async((step.hanging,), **wait)
+    _refund_later(step.refused)
     return _hand_on(self, step.credited)
+
+
+@shared_task(
+    name="transfers.credit_hanging", queue=QUEUE, bind=True, dont_autoretry_for=(CreditTimeout,), **RETRY
+)
+def credit_hanging(self: Task, transaction_ids: list[str]) -> None:
+    """Look again at credits that have hung past their limit; what still hangs gets one more, then fails."""
+    step = saga.credit(transaction_ids)
+    _refund_later(step.refused)
+    if step.credited:
+        complete.delay(step.credited)
+    if step.hanging:
+        wait, tries = settings.CREDIT_TIMEOUT_SECONDS, settings.CREDIT_TIMEOUT_RETRIES_MAX
+        raise self.retry((step.hanging,), exc=CreditTimeout(), countdown=wait, max_retries=tries)
 
 
 @shared_task(name="transfers.complete", queue=QUEUE, **RETRY)
@@ -71,17 +89,32 @@ def refund_failed_credits(transaction_ids: list[str]) -> None:
 
 @shared_task(name="transfers.credit_failed", queue=QUEUE)
 def credit_failed(request: Any, error: Exception, traceback: Any) -> None:
-    """The credit task's error callback: its retries are exhausted, so enqueue the refund."""
-    logger.error("credit failed for good", extra={"error": type(error).__name__, "task_id": request.id})
-    refund_failed_credits.delay(request.args[0])
+    """A credit task's error callback: its retries are exhausted, so enqueue the refund.
+
+    An error that nobody foresaw, perhaps of one transaction among many, is no reason to refund them all:
+    recovery takes them one by one.
+    """
+    exhausted = isinstance(error, Transient)
+    _log_failure("credit failed for good", request, error, refunding=exhausted)
+    if exhausted:
+        refund_failed_credits.apply_async((request.args[0],), link_error=refund_failed.s())
+
+
+@shared_task(name="transfers.refund_failed", queue=QUEUE)
+def refund_failed(request: Any, error: Exception, traceback: Any) -> None:
+    """A refund task's error callback: say so; recovery goes on refunding."""
+    _log_failure("refund failed; recovery goes on", request, error)
+    saga.announce_failed_refunds(request.args[0])
 
 
 @shared_task(name="transfers.recover", queue=QUEUE)
 def recover() -> None:
     """Beat's task: re-drive what has stalled, and start a chain if the inbox waits without one."""
-    recovery.recover_stalled()
-    if not inbox.is_empty():
-        start_saga()
+    try:
+        recovery.recover_stalled()
+    finally:
+        if not inbox.is_empty():
+            start_saga()
 
 
 def _hand_on(task: Task, transaction_ids: list[str]) -> list[str]:
@@ -89,3 +122,13 @@ def _hand_on(task: Task, transaction_ids: list[str]) -> list[str]:
     if not transaction_ids:
         task.request.chain = None
     return transaction_ids
+
+
+def _refund_later(transaction_ids: list[str]) -> None:
+    if transaction_ids:
+        refund.apply_async((transaction_ids,), link_error=refund_failed.s())
+
+
+def _log_failure(message: str, request: Any, error: Exception, **extra: Any) -> None:
+    what = {"error": type(error).__name__, "task_id": request.id, "transactions": len(request.args[0])}
+    logger.error(message, extra={**what, **extra})

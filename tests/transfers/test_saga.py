@@ -68,7 +68,7 @@ def test_refunds_when_the_receiver_is_frozen_after_the_debit(alice: str, bob: st
     debited = saga.debit([transaction])
     wallet_services.freeze_wallets(user_id=bob)
     step = saga.credit(debited)
-    assert step == saga.Credited(credited=[], refused=[transaction])
+    assert step == saga.Credited(credited=[], refused=[transaction], hanging=[])
     assert world.balance_of(alice) == 7_500
     saga.refund(step.refused)
     assert world.path_of(transaction) == ["INITIATED", "DEBITED", "REFUNDING", "FAILED"]

@@ -6,7 +6,8 @@ less withdrawals less what is in flight. L7 every transaction ends.
 
 Hypothesis plays deposits, withdrawals, transfers, repeats under the same key, every step on any transactions
 at any time, steps that are overtaken in the middle by other executors, steps that die in the middle, frozen
-wallets, and time that passes. The audit runs after each of them, and once more when all has settled.
+wallets, credits that fail on purpose, and time that passes. The audit runs after each of them, and once more
+when all has settled.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from ledger import posting
+from ledger import posting, simulation
+from ledger.simulation import FailureType
 from payflow.errors import IdempotencyKeyReused, Refused
 from payflow.mongodb import collection
 from tests.transfers import world
@@ -36,9 +38,9 @@ KEYS = st.one_of(st.none(), st.sampled_from(["k1", "k2", "k3"]))
 POINTS = st.sampled_from([
     "posting.before_insert", "posting.after_insert",
     "saga.debit_posted", "saga.moved_to_debited", "saga.debited",
-    "saga.credit_decided", "saga.credit_posted", "saga.moved_to_credited", "saga.credited",
-    "saga.moved_to_completed", "saga.completed", "saga.moved_to_refunding", "saga.refund_decided",
-    "saga.refund_posted", "saga.moved_to_failed",
+    "saga.credit_hanging", "saga.credit_decided", "saga.credit_posted", "saga.moved_to_credited",
+    "saga.credited", "saga.moved_to_completed", "saga.completed",
+    "saga.moved_to_refunding", "saga.refund_decided", "saga.refund_posted", "saga.moved_to_failed",
 ])  # fmt: skip
 STEPS: dict[str, Callable[[list[str]], object]] = {
     "debit": saga.debit,
@@ -63,6 +65,7 @@ class Money(RuleBasedStateMachine):
         for document in (Transaction, *mongoengine.Document.__subclasses__()):
             if not document._meta.get("abstract"):
                 collection(document).delete_many({})
+        simulation.reset(by="test")
         self.transactions: list[str] = []
         self.outside_minor = 0
 
@@ -152,6 +155,12 @@ class Money(RuleBasedStateMachine):
             STEPS[step](self._chosen(choice))
         finally:
             put(real)
+
+    @rule(kind=st.sampled_from([None, *FailureType]), per_million=st.sampled_from([400_000, 1_000_000]))
+    def simulate(self, kind: FailureType | None, per_million: int) -> None:
+        simulation.change(
+            by="test", enabled=kind is not None, failure_per_million=per_million, failure_type=kind
+        )
 
     @rule(who=PEOPLE)
     def freeze(self, who: int) -> None:
