@@ -1,0 +1,114 @@
+"""Users for staff. Whether one is active changes only through the services, which freeze wallets first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from django.contrib import admin, messages
+from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
+from django.contrib.auth.forms import AdminUserCreationForm, UserChangeForm
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+
+from accounts import services, sessions
+from accounts.models import User
+from payflow.errors import Transient
+
+ACTION_USERS_MAX = 100
+PRIVILEGES = ("is_staff", "is_superuser", "groups", "user_permissions")
+
+
+class UserAddForm(AdminUserCreationForm):
+    """A new user's email, name and password."""
+
+    class Meta:
+        model = User
+        fields = ("email", "name")
+
+
+class UserEditForm(UserChangeForm):
+    """What staff may change."""
+
+    class Meta:
+        model = User
+        fields = "__all__"
+        field_classes: dict[str, type] = {}
+
+
+@admin.register(User)
+class UserAdmin(DjangoUserAdmin):
+    """Users, newest first. They are deactivated, never deleted: the ledger names them."""
+
+    form = UserEditForm
+    add_form = UserAddForm
+    ordering = ("-id",)
+    list_display = ("email", "name", "is_active", "is_staff", "created_at")
+    list_filter = ("is_active", "is_staff")
+    search_fields = ("email", "name")
+    list_per_page = 50
+    list_max_show_all = 0
+    show_full_result_count = False
+    readonly_fields = ("id", "is_active", "created_at", "last_login")
+    actions = ("deactivate", "reactivate")
+    fieldsets = (
+        (None, {"fields": ("id", "email", "name", "phone", "password")}),
+        ("Status", {"fields": ("is_active", "created_at", "last_login")}),
+        ("Privileges", {"fields": PRIVILEGES}),
+    )
+    add_fieldsets = ((None, {"fields": ("email", "name", "usable_password", "password1", "password2")}),)
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
+        """Only a superuser hands out privileges."""
+        return self.readonly_fields if request.user.is_superuser else (*self.readonly_fields, *PRIVILEGES)
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Only a superuser changes a superuser."""
+        allowed = super().has_change_permission(request, obj)
+        return allowed and (obj is None or not obj.is_superuser or request.user.is_superuser)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Nobody deletes users."""
+        return False
+
+    def save_model(self, request: HttpRequest, obj: User, form: Any, change: bool) -> None:
+        """Write what was changed and nothing else, so that no form undoes a deactivation made meanwhile."""
+        if not change:
+            obj.save(force_insert=True)
+        elif fields := {field.name for field in User._meta.concrete_fields} & set(form.changed_data):
+            obj.save(update_fields=fields)
+
+    def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> HttpResponse:  # noqa: A002
+        """Set a user's password; their sessions end first, or the password stays."""
+        if request.method == "POST" and self.has_change_permission(request):
+            try:
+                sessions.close_all_families(user_id=id)
+            except Transient as error:
+                self.message_user(request, error.detail, messages.ERROR)
+                return HttpResponseRedirect(request.get_full_path())
+        return super().user_change_password(request, id, form_url)
+
+    @admin.action(description="Deactivate: freeze the wallets, end the sessions", permissions=["change"])
+    def deactivate(self, request: HttpRequest, queryset: QuerySet[User]) -> None:
+        """Deactivate the chosen users, but not the one who asks."""
+        self._for_each(request, queryset.exclude(pk=request.user.pk), services.deactivate_user, "deactivated")
+
+    @admin.action(description="Reactivate: unfreeze the wallets", permissions=["change"])
+    def reactivate(self, request: HttpRequest, queryset: QuerySet[User]) -> None:
+        """Reactivate the chosen users."""
+        self._for_each(request, queryset, services.reactivate_user, "reactivated")
+
+    def _for_each(
+        self, request: HttpRequest, queryset: QuerySet[User], change: Callable[..., None], done: str
+    ) -> None:
+        """Change up to ACTION_USERS_MAX users; stop where a service does not answer: it can be repeated."""
+        users = [u for u in queryset[:ACTION_USERS_MAX] if self.has_change_permission(request, u)]
+        changed = 0
+        try:
+            for user in users:
+                change(user_id=str(user.pk))
+                self.log_change(request, user, done.capitalize() + ".")
+                changed += 1
+        except Transient as error:
+            self.message_user(request, error.detail, messages.ERROR)
+        self.message_user(request, f"{changed} of {queryset.count()} users {done}.", messages.SUCCESS)

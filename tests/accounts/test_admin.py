@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+from django.contrib.admin.models import LogEntry
+from django.contrib.auth.models import Permission
+from django.test import Client
+
+from accounts import services
+from accounts.models import User
+from payflow import redisdb
+from payflow.errors import NotAuthenticated
+from tests.accounts.factories import PASSWORD, UserFactory
+from wallets.documents import Status, Wallet
+
+LIST = "/admin/accounts/user/"
+
+
+@pytest.fixture
+def staff() -> Client:
+    """A superuser's browser."""
+    return browser(UserFactory(email="staff@example.com", is_staff=True, is_superuser=True))
+
+
+def browser(user: User) -> Client:
+    client = Client()
+    client.force_login(user)
+    return client
+
+
+def helper(*permissions: str) -> User:
+    """A member of staff who is no superuser."""
+    user = UserFactory(email="helper@example.com", is_staff=True)
+    user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
+    return user
+
+
+def page_of(user: User) -> str:
+    return f"{LIST}{user.pk}/change/"
+
+
+def act(client: Client, action: str, *users: User) -> str:
+    data = {"action": action, "_selected_action": [str(user.pk) for user in users]}
+    return client.post(LIST, data, follow=True).content.decode()
+
+
+def statuses() -> set[str]:
+    return {wallet.status for wallet in Wallet.objects}
+
+
+def test_staff_sign_in_with_email_and_password() -> None:
+    UserFactory(email="staff@example.com", is_staff=True, is_superuser=True)
+    client = Client()
+    login = {"username": "Staff@Example.com", "password": PASSWORD, "next": "/admin/"}
+    response = client.post("/admin/login/", login, follow=True)
+    assert response.redirect_chain == [("/admin/", 302)]
+    assert "Log out" in response.content.decode()
+
+
+@pytest.mark.parametrize("stored", [{"is_staff": False}, {"is_staff": True, "is_active": False}])
+def test_nobody_else_signs_in(stored: dict[str, bool]) -> None:
+    UserFactory(email="alice@example.com", **stored)
+    response = Client().post("/admin/login/", {"username": "alice@example.com", "password": PASSWORD})
+    assert "Please enter the correct" in response.content.decode()
+
+
+def test_a_deactivated_member_of_staff_is_out_at_once(staff: Client) -> None:
+    services.deactivate_user(user_id=str(User.objects.get(email="staff@example.com").pk))
+    assert staff.get(LIST).status_code == 302
+
+
+def test_lists_users_newest_first_and_finds_them(staff: Client) -> None:
+    UserFactory(email="alice@example.com", name="Alice (the first)")
+    UserFactory(email="bob@example.com", name="Bob", is_active=False)
+    text = staff.get(LIST).content.decode()
+    assert text.index("bob@example.com") < text.index("alice@example.com")
+    for query, found in (
+        ("?q=alice@example.com", 1),
+        ("?q=(the", 1),
+        ("?q=.*", 0),
+        ("?is_active__exact=0", 1),
+        ("?q=%00", 3),
+    ):
+        assert len(staff.get(LIST + query).context["cl"].result_list) == found, query
+
+
+def test_deactivating_freezes_the_wallets_and_reactivating_unfreezes_them(staff: Client) -> None:
+    signed_in = services.register_user(name="Alice", email="alice@example.com", password=PASSWORD)
+    assert "1 of 1 users deactivated." in act(staff, "deactivate", signed_in.user)
+    assert not User.objects.get(pk=signed_in.user.pk).is_active
+    assert statuses() == {Status.FROZEN}
+    with pytest.raises(NotAuthenticated):
+        services.refresh_session(refresh=signed_in.tokens.refresh)
+    assert "1 of 1 users reactivated." in act(staff, "reactivate", signed_in.user)
+    assert User.objects.get(pk=signed_in.user.pk).is_active
+    assert statuses() == {Status.ACTIVE}
+    assert LogEntry.objects.count() == 2
+
+
+def test_nobody_deactivates_themselves(staff: Client) -> None:
+    me = User.objects.get(email="staff@example.com")
+    assert "0 of 0 users deactivated." in act(staff, "deactivate", me)
+    assert User.objects.get(pk=me.pk).is_active
+
+
+def test_the_form_saves_what_it_shows_and_cannot_deactivate(staff: Client) -> None:
+    alice = UserFactory(email="alice@example.com")
+    assert staff.get(page_of(alice)).status_code == 200
+    changed = {"email": "ALICE@Example.org", "name": "Alicia", "phone": "", "is_active": ""}
+    assert staff.post(page_of(alice), changed).status_code == 302
+    alice.refresh_from_db()
+    assert (alice.email, alice.name, alice.is_active) == ("alice@example.org", "Alicia", True)
+
+
+def test_saving_the_form_does_not_undo_a_deactivation_made_meanwhile(
+    staff: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alice = UserFactory(email="alice@example.com")
+    clean = User.clean
+
+    def deactivate_meanwhile(self: User) -> None:
+        services.deactivate_user(user_id=str(alice.pk))
+        clean(self)
+
+    monkeypatch.setattr(User, "clean", deactivate_meanwhile)
+    assert staff.post(page_of(alice), {"email": alice.email, "name": "Alicia"}).status_code == 302
+    alice.refresh_from_db()
+    assert (alice.name, alice.is_active) == ("Alicia", False)
+
+
+def test_an_email_that_is_taken_is_refused_in_the_form(staff: Client) -> None:
+    UserFactory(email="bob@example.com")
+    alice = UserFactory(email="alice@example.com")
+    response = staff.post(page_of(alice), {"email": "BOB@example.com", "name": "Alice"})
+    assert "already exists" in response.content.decode()
+    alice.refresh_from_db()
+    assert alice.email == "alice@example.com"
+
+
+def test_staff_add_users_who_can_sign_in(staff: Client) -> None:
+    new = {
+        "email": "Carol@Example.com",
+        "name": "Carol",
+        "usable_password": "true",
+        "password1": "a better password",
+        "password2": "a better password",
+    }
+    assert staff.get(f"{LIST}add/").status_code == 200
+    assert staff.post(f"{LIST}add/", new).status_code == 302
+    assert services.sign_in(email="carol@example.com", password="a better password")
+
+
+def set_password(client: Client, user: User) -> int:
+    new = {"password1": "a better password", "password2": "a better password", "usable_password": "true"}
+    return client.post(f"{LIST}{user.pk}/password/", new).status_code
+
+
+def test_a_password_set_by_staff_ends_the_sessions(staff: Client) -> None:
+    signed_in = services.register_user(name="Alice", email="alice@example.com", password=PASSWORD)
+    assert set_password(staff, signed_in.user) == 302
+    with pytest.raises(NotAuthenticated):
+        services.refresh_session(refresh=signed_in.tokens.refresh)
+    assert services.sign_in(email="alice@example.com", password="a better password")
+
+
+def test_a_password_stays_when_sessions_cannot_be_ended(
+    staff: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alice = UserFactory()
+
+    def gone(**_: object) -> None:
+        raise services.Transient
+
+    monkeypatch.setattr(services.sessions, "close_all_families", gone)
+    assert set_password(staff, alice) == 302
+    alice.refresh_from_db()
+    assert alice.check_password(PASSWORD)
+
+
+def test_nobody_deletes_users(staff: Client) -> None:
+    alice = UserFactory()
+    assert staff.post(f"{LIST}{alice.pk}/delete/", {"post": "yes"}).status_code == 403
+    assert "delete_selected" not in staff.get(LIST).content.decode()
+
+
+def test_a_helper_hands_out_no_privileges() -> None:
+    user = helper("change_user", "view_user")
+    client = browser(user)
+    assert (
+        client.post(page_of(user), {"email": user.email, "name": "Me", "is_superuser": "on"}).status_code
+        == 302
+    )
+    user.refresh_from_db()
+    assert (user.name, user.is_superuser) == ("Me", False)
+
+
+def test_a_helper_changes_no_superuser() -> None:
+    client, boss = browser(helper("change_user", "view_user")), UserFactory(is_staff=True, is_superuser=True)
+    assert client.post(page_of(boss), {"email": boss.email, "name": "Owned"}).status_code == 403
+    assert set_password(client, boss) == 403
+    act(client, "deactivate", boss)
+    boss.refresh_from_db()
+    assert (boss.is_active, boss.name != "Owned", boss.check_password(PASSWORD)) == (True, True, True)
+
+
+def test_a_helper_who_may_only_look_changes_nothing() -> None:
+    alice = services.register_user(name="Alice", email="alice@example.com", password=PASSWORD).user
+    client = browser(helper("view_user"))
+    assert client.get(page_of(alice)).status_code == 200
+    assert client.post(page_of(alice), {"email": alice.email, "name": "Owned"}).status_code == 403
+    assert set_password(client, alice) == 403
+    act(client, "deactivate", alice)
+    assert User.objects.get(pk=alice.pk).is_active
+    assert redisdb.client().exists(f"payflow:sessions:{alice.pk}")
+
+
+@pytest.mark.parametrize("key", ["x", "6b03c1ec6df2d2819d6fc80b", "_3A", "%00"])
+def test_a_user_who_is_not_there_is_no_crash(staff: Client, key: str) -> None:
+    response = staff.get(f"{LIST}{key}/change/", follow=True)
+    assert re.search("exist|not found", response.content.decode(), re.IGNORECASE)
