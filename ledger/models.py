@@ -1,0 +1,35 @@
+"""The ledger's entries as the admin lists them. Unmanaged: `ledger/documents.py` is their truth."""
+
+from __future__ import annotations
+
+from django.db import models
+
+from ledger.chain import Kind
+
+
+class EntryRow(models.Model):
+    """One ledger entry, to be read."""
+
+    id = models.CharField(primary_key=True, db_column="_id", max_length=160)
+    wallet_id = models.CharField(max_length=160)
+    sequence = models.BigIntegerField()
+    kind = models.CharField(max_length=16, choices=[(k.value, k.value) for k in Kind])
+    amount_minor = models.BigIntegerField()
+    balance_minor = models.BigIntegerField()
+    requested_minor = models.BigIntegerField(null=True)
+    currency = models.CharField(max_length=3)
+    contra = models.CharField(max_length=16)
+    transaction_id = models.CharField(max_length=160, null=True)
+    reason = models.CharField(max_length=255, null=True)
+    created_at = models.DateTimeField()
+    previous_hash = models.CharField(max_length=64)
+    hash = models.CharField(max_length=64)
+
+    class Meta:
+        managed = False
+        db_table = "ledger_entries"
+        verbose_name = "ledger entry"
+        verbose_name_plural = "ledger entries"
+
+    def __str__(self) -> str:
+        return self.id

@@ -1,0 +1,154 @@
+"""Transactions for staff, to be read: where each saga stands, how it got there, what the ledger says."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from django.contrib import admin
+from django.db.models import Q, QuerySet
+from django.http import HttpRequest
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
+
+from ledger import selectors as ledger
+from payflow import clock
+from payflow.admin import StoredRowsAdmin, link
+from payflow.money import format_amount
+from transfers import selectors
+from transfers.models import TransactionRow
+from transfers.states import TERMINAL, Status
+
+# Whatever is not finished is due at some time. Saying so lets the sparse index on `due_at` answer, which
+# holds little; there is none on the status, for each move would have to write it.
+_UNFINISHED = Q(due_at__gt=datetime(1970, 1, 1, tzinfo=UTC))
+
+
+class StatusFilter(admin.SimpleListFilter):
+    """By status, or those that recovery has given up hope on."""
+
+    title = parameter_name = "status"
+    needs_attention = "needs attention"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        """Return the choices."""
+        return [(status.value, status.value) for status in Status] + [(self.needs_attention,) * 2]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:
+        """Return the rows of the chosen kind."""
+        chosen = self.value()
+        if chosen is None:
+            return queryset
+        if chosen == self.needs_attention:
+            return queryset.filter(_UNFINISHED, needs_attention=True)
+        return queryset.filter(Q() if chosen in TERMINAL else _UNFINISHED, status=chosen)
+
+
+@admin.register(TransactionRow)
+class TransactionAdmin(StoredRowsAdmin):
+    """Newest first; searched by transaction id or by a party's user id."""
+
+    list_display = (
+        "id",
+        "sender",
+        "receiver",
+        "amount",
+        "currency",
+        "status",
+        "initiated_at",
+        "needs_attention",
+    )
+    list_filter = (StatusFilter,)
+    search_help_text = "A transaction's id or a user's id, exactly."
+    search_fields = ("id",)
+    fieldsets = (
+        (None, {"fields": ("id", "status", "amount", "currency", "description")}),
+        ("Parties", {"fields": ("sender", "sender_wallet", "receiver", "receiver_wallet")}),
+        ("Saga", {"fields": ("timeline", "failure", "settlement", "entries")}),
+        (
+            "Recovery",
+            {
+                "fields": (
+                    "initiated_at",
+                    "completed_at",
+                    "due_at",
+                    "attempts",
+                    "needs_attention",
+                    "correlation_id",
+                )
+            },
+        ),
+    )
+
+    def search(self, term: str) -> Q:
+        """Return what an exact search term selects."""
+        return Q(pk=term) if term.startswith("txn_") else Q(sender_id=term) | Q(receiver_id=term)
+
+    @admin.display
+    def amount(self, row: TransactionRow) -> str:
+        """What is moved."""
+        return format_amount(row.amount_minor, row.currency)
+
+    @admin.display
+    def sender(self, row: TransactionRow) -> SafeString:
+        """The user who pays."""
+        return link("accounts_user", row.sender_id)
+
+    @admin.display
+    def receiver(self, row: TransactionRow) -> SafeString:
+        """The user who is paid."""
+        return link("accounts_user", row.receiver_id)
+
+    @admin.display
+    def sender_wallet(self, row: TransactionRow) -> SafeString:
+        """The wallet that is debited."""
+        return link("wallets_walletrow", row.sender_wallet_id)
+
+    @admin.display
+    def receiver_wallet(self, row: TransactionRow) -> SafeString:
+        """The wallet that is credited."""
+        return link("wallets_walletrow", row.receiver_wallet_id)
+
+    @admin.display
+    def timeline(self, row: TransactionRow) -> SafeString:
+        """Every move with its time and reason."""
+        document = selectors.find_transaction(transaction_id=row.id) or {"history": []}
+        moves = [(clock.rfc3339(m["at"]), m["status"], m["reason"] or "") for m in document["history"]]
+        return _table(("Time", "Status", "Reason"), moves)
+
+    @admin.display
+    def failure(self, row: TransactionRow) -> str:
+        """Why it failed, and whether the money went back."""
+        document = selectors.find_transaction(transaction_id=row.id) or {}
+        failure = document.get("failure")
+        if not failure:
+            return "-"
+        return f"{failure['code']}: {failure['detail']}{' Refunded.' if failure['refunded'] else ''}"
+
+    @admin.display(description="Ledger entries")
+    def entries(self, row: TransactionRow) -> SafeString:
+        """The entries of its operations, in the order in which they must come."""
+        operations = [f"{row.id}:{operation}" for operation in ("debit", "credit", "refund")]
+        found = ledger.find_entries(operations)
+        rows = [
+            (
+                link("ledger_entryrow", operation),
+                entry.kind.value,
+                link("wallets_walletrow", entry.wallet_id),
+                format_amount(entry.amount_minor, entry.currency),
+                format_amount(entry.balance_minor, entry.currency),
+                clock.rfc3339(entry.created_at),
+            )
+            for operation, entry in ((o, found[o]) for o in operations if o in found)
+        ]
+        return _table(("Operation", "Kind", "Wallet", "Amount", "Balance after", "Time"), rows)
+
+
+def _table(heads: tuple[str, ...], rows: list[tuple[Any, ...]]) -> SafeString:
+    if not rows:
+        return format_html("-")
+    head = format_html_join("", "<th>{}</th>", ((name,) for name in heads))
+    body = format_html_join(
+        "", "<tr>{}</tr>", ((format_html_join("", "<td>{}</td>", ((cell,) for cell in row)),) for row in rows)
+    )
+    return format_html("<table><thead><tr>{}</tr></thead><tbody>{}</tbody></table>", head, body)

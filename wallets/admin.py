@@ -1,0 +1,50 @@
+"""Wallets for staff, to be read. Freezing happens through the user's account."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import admin
+from django.db.models import Q
+from django.utils.safestring import SafeString
+from pymongo import ASCENDING
+
+from ledger import selectors as ledger
+from payflow.admin import StoredRowsAdmin, link, search_link
+from payflow.money import format_amount
+from wallets.models import WalletRow
+
+
+@admin.register(WalletRow)
+class WalletAdmin(StoredRowsAdmin):
+    """Newest first; searched by wallet id or user id."""
+
+    list_display = ("id", "user", "currency", "status", "created_at")
+    list_filter = ("status",)
+    search_help_text = "A wallet's id or a user's id, exactly."
+    search_fields = ("id",)
+    fields = ("id", "user", "currency", "status", "balance", "entries", "created_at", "updated_at")
+
+    def search(self, term: str) -> Q:
+        """Return what an exact search term selects."""
+        return Q(pk=term) if term.startswith("wal_") else Q(user_id=term)
+
+    def order_of(self, wanted: dict[str, Any]) -> list[tuple[str, int]]:
+        """Return one user's by currency, as their index holds them, and all newest first."""
+        return [("currency", ASCENDING)] if "user_id" in wanted else super().order_of(wanted)
+
+    @admin.display
+    def user(self, row: WalletRow) -> SafeString:
+        """The owner."""
+        return link("accounts_user", row.user_id)
+
+    @admin.display
+    def balance(self, row: WalletRow) -> str:
+        """What the newest ledger entry says."""
+        head = ledger.find_head(wallet_id=row.id)
+        return f"{format_amount(head.balance_minor if head else 0, row.currency)} {row.currency}"
+
+    @admin.display(description="Ledger entries")
+    def entries(self, row: WalletRow) -> SafeString:
+        """The wallet's history."""
+        return search_link("ledger_entryrow", row.id, "Show")
