@@ -125,7 +125,11 @@ def _transfers(
         if restarted:
             raise LoadError(f"these processes died under the load: {', '.join(restarted)}")
         console.print("Audit of the transfers")
-        report["audits"]["transfers"] = _audit(stack.env)
+        report["audits"]["transfers"] = audit = _audit(stack.env)
+        if audit["passed"] and audit["verdict"]["transactions"] != found["completed"]:
+            raise LoadError(
+                f"{found['completed']} transfers completed, the audit saw others: {audit['verdict']}"
+            )
     found["memory"]["by_process"]["supervisor"] = supervisor_mb
     found["memory"]["pss_mb"] += supervisor_mb
     return found
@@ -181,7 +185,7 @@ def _audit(env: Mapping[str, str]) -> dict[str, Any]:
     """Check every invariant over everything that was written."""
     begin = time.monotonic()
     done = subprocess.run(
-        [sys.executable, str(ROOT / "manage.py"), "audit", "--expect-settled"],
+        [sys.executable, str(ROOT / "manage.py"), "audit", "--expect-settled", "--json"],
         env=dict(env),
         cwd=ROOT,
         stdin=subprocess.DEVNULL,
@@ -190,10 +194,11 @@ def _audit(env: Mapping[str, str]) -> dict[str, Any]:
         check=False,
         timeout=AUDIT_SECONDS_MAX,
     )
-    output = (done.stdout + done.stderr).strip()
     passed = done.returncode == 0
-    verdict = f"{'passed' if passed else 'FAILED'} in {time.monotonic() - begin:.0f} s"
-    return {"passed": passed, "verdict": verdict, "output": output[-4_000:]}
+    found = json.loads(done.stdout) if done.stdout.startswith("{") else {}
+    summary = f"{'passed' if passed else 'FAILED'} in {time.monotonic() - begin:.0f} s"
+    output = "" if passed else (done.stdout + done.stderr).strip()[-4_000:]
+    return {"passed": passed, "summary": summary, "output": output, "verdict": found}
 
 
 def _others_cpus(report: Mapping[str, Any]) -> float:

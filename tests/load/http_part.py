@@ -6,7 +6,8 @@ from typing import Any
 
 from tests.load import load, procfs, windows
 from tests.load.load import LoadError
-from tests.load.target import Target, completed, ended_since, percentile
+from tests.load.target import Target, completed, ended_since
+from tests.load.windows import percentile
 
 TOP_UP_SECONDS = 10.0
 TOP_UPS_MAX = 200

@@ -22,8 +22,12 @@ def print_report(report: dict[str, Any], console: Console) -> None:
     console.print(_cpu_table(report))
     if "transfers" in report:
         console.print(_memory_table(report["transfers"]["memory"]))
-    for name, verdict in report["audits"].items():
-        console.print(f"Audit of the {name}: {verdict['verdict']}")
+    for name, audit in report["audits"].items():
+        seen = audit["verdict"]
+        counts = (
+            f"{seen['entries']:,} entries, {seen['transactions']:,} transactions" if seen else "no verdict"
+        )
+        console.print(f"Audit of the {name}: {audit['summary']} ({counts})")
     load, machine = report["machine"]["load_average"], report["machine"]
     console.print(
         f"Machine: {machine['cpus']} CPUs, load average {load[0]:.1f} before and {load[1]:.1f} after. "

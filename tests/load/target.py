@@ -5,9 +5,8 @@ Import after `django.setup()` with the stack's environment.
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -79,8 +78,3 @@ def ended_since(began_at: float) -> list[dict[str, Any]]:
         example = f", {failed[0]['_id']} with {failed[0]['failure']}" if failed else ""
         raise LoadError(f"of {len(rows)} transfers {len(failed)} did not complete{example}")
     return rows
-
-
-def percentile(ordered: Sequence[float], percent: int) -> float:
-    """The nearest-rank percentile of values in ascending order."""
-    return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]

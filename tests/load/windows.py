@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from statistics import median
@@ -47,6 +48,11 @@ def middle(windows: list[dict[str, Any]], name: str) -> float:
 def middle_by_process(windows: list[dict[str, Any]], name: str) -> dict[str, float]:
     """The median of one figure per process."""
     return {process: median(window[name][process] for window in windows) for process in windows[0][name]}
+
+
+def percentile(ordered: Sequence[float], percent: int) -> float:
+    """The nearest-rank percentile of values in ascending order."""
+    return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]
 
 
 def _own_cpu() -> float:

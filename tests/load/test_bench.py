@@ -1,0 +1,95 @@
+"""The benchmark with tiny numbers: it must tell the truth about what it measured."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from payflow.stack.paths import ROOT, engine_dir
+from tests.load.windows import percentile
+
+TRANSFERS = {
+    "users": 4,
+    "connections": 2,
+    "windows": 1,
+    "window-seconds": 1,
+    "latency-rate": 10,
+    "latency-seconds": 1,
+    "memory-transfers": 10,
+    "saga-transfers": 20,
+}
+POSTINGS = {
+    "windows": 1,
+    "posting-wallets": 20,
+    "postings-per-window": 500,
+    "entries-few": 1_500,
+    "entries-many": 3_000,
+}
+RUN_SECONDS_MAX = 150
+
+needs_engine = pytest.mark.skipif(
+    not (engine_dir() / "launch.json").exists(), reason="the embedded engine is not installed (make setup)"
+)
+
+
+def run_bench(part: str, sizes: dict[str, int], data_dir: Path) -> dict[str, Any]:
+    options = [text for name, value in sizes.items() for text in (f"--{name}", str(value))]
+    env = {**os.environ, "PAYFLOW_DATA_DIR": str(data_dir), "PAYFLOW_ENGINE_DIR": str(engine_dir())}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.load.bench", "--json", "--no-flower", "--only", part, *options],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=RUN_SECONDS_MAX,
+    )
+    assert done.returncode == 0, done.stderr[-4_000:]
+    report = json.loads(done.stdout)
+    assert json.loads((data_dir / "bench.json").read_text()) == report
+    assert [file.name for file in data_dir.iterdir()] == ["bench.json"], "the bench leaves its data behind"
+    return report
+
+
+@needs_engine
+def test_counts_the_transfers_that_the_ledger_holds(tmp_path: Path):
+    report = run_bench("transfers", TRANSFERS, tmp_path)
+
+    found, audit = report["transfers"], report["audits"]["transfers"]
+    assert audit["passed"]
+    assert audit["verdict"]["transactions"] == found["completed"]
+    # A deposit for each user, a debit and a credit for each transfer.
+    assert audit["verdict"]["entries"] == 4 + 2 * found["completed"]
+    window = found["throughput"]["windows"][0]
+    assert window["completed"] == pytest.approx(window["per_second"] * window["seconds"])
+    assert window["accepted"] <= window["completed"]
+    assert found["latency"]["windows"][0]["transfers"] == 10
+    assert found["latency"]["p50_ms"] > found["latency"]["answer_p50_ms"] > 0
+    assert found["saga"]["transfers"] == 20
+    assert set(found["memory"]["by_process"]) == {
+        "web", "saga", "webhooks", "beat", "mongo", "redis", "supervisor"
+    }  # fmt: skip
+    assert all(size > 1 for size in found["memory"]["by_process"].values())
+
+
+@needs_engine
+def test_posts_as_much_as_it_says(tmp_path: Path):
+    report = run_bench("postings", POSTINGS, tmp_path)
+
+    found, audit = report["postings"], report["audits"]["postings"]
+    assert audit["passed"]
+    assert audit["verdict"]["entries"] == found["entries"]
+    assert found["entries"] >= 3_000
+    assert found["long_history"]["entries_before"] > found["many_wallets"]["entries_before"]
+    assert found["cost_ratio"] > 0
+
+
+@pytest.mark.parametrize(("percent", "expected"), [(50, 5), (95, 10), (99, 10), (10, 1), (1, 1)])
+def test_takes_the_nearest_rank_as_percentile(percent: int, expected: int):
+    assert percentile(range(1, 11), percent) == expected
