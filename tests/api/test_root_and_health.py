@@ -1,0 +1,194 @@
+"""The root, health, and what every answer has: the correlation id and one form for whatever goes wrong."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from django.conf import LazySettings
+
+from payflow import health
+from tests.api.client import Api, Party, assert_problem, facts
+from wallets import selectors
+
+HEALTHY = {"status": "ok", "dependencies": {"mongodb": "up", "redis": "up"}}
+MADE = re.compile(r"cor_[0-9a-f]{32}")
+
+
+def test_the_root_says_what_this_is_and_where_to_go(anyone: Api, settings: LazySettings) -> None:
+    body = anyone.get("/").json()
+    assert set(body) == {"name", "version", "links"}
+    assert (body["name"], body["version"]) == ("PayFlow", settings.VERSION)
+    assert set(body["links"]) == {"docs", "openapi", "health", "admin"}
+    for link in body["links"].values():
+        assert link.startswith("http://testserver/")
+        assert anyone.get(link.removeprefix("http://testserver")).status_code in {200, 302}
+
+
+@pytest.mark.parametrize("host", ["evil.example", "a b", "localhost:x", ""])
+def test_the_root_refuses_a_host_that_is_not_ours(anyone: Api, host: str) -> None:
+    assert_problem(anyone.get("/", headers={"Host": host}), 400, "validation_error")
+
+
+# --- Health -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/health", "/health/ready"])
+def test_healthy_while_every_dependency_answers(anyone: Api, path: str) -> None:
+    response = anyone.get(path)
+    assert (response.status_code, response.json()) == (200, HEALTHY)
+    assert "Retry-After" not in response
+
+
+@pytest.mark.parametrize("path", ["/health", "/health/ready"])
+@pytest.mark.parametrize("down", ["mongodb", "redis"])
+def test_unhealthy_while_a_dependency_does_not_answer(
+    anyone: Api, request: pytest.FixtureRequest, path: str, down: str
+) -> None:
+    request.getfixturevalue(f"{down}_down")
+    response = anyone.get(path)
+    assert response.status_code == 503
+    assert int(response["Retry-After"]) > 0
+    assert response.json() == {
+        "status": "degraded", "dependencies": {**HEALTHY["dependencies"], down: "down"},
+    }  # fmt: skip
+
+
+@pytest.mark.usefixtures("mongodb_down", "redis_down")
+def test_alive_whatever_does_not_answer(anyone: Api) -> None:
+    response = anyone.get("/health/live")
+    assert (response.status_code, response.json()) == (200, {"status": "ok"})
+    assert anyone.get("/").status_code == 200
+
+
+def test_health_looks_at_nobody_s_credentials() -> None:
+    assert Api("nonsense").get("/health").status_code == 200
+
+
+# --- A dependency that is down ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "/wallets"), ("GET", "/wallets/me"), ("GET", "/wallets/me/history"), ("GET", "/transactions"),
+     ("GET", "/transactions/txn_1"), ("GET", "/wallets/wal_1/balance"), ("POST", "/wallets"),
+     ("POST", "/wallets/me/deposit"), ("POST", "/wallets/me/withdraw"), ("POST", "/transactions")],
+)  # fmt: skip
+def test_without_mongodb_every_endpoint_says_when_to_come_back(
+    anna: Party, bob: Party, request: pytest.FixtureRequest, method: str, path: str
+) -> None:
+    body: dict[str, Any] = {"currency": "EUR"} if path == "/wallets" else {"amount": "1.00"}
+    if path == "/transactions":
+        body["receiver_id"] = bob.id
+    request.getfixturevalue("mongodb_down")
+    response = anna.api.get(path) if method == "GET" else anna.api.post_json(path, body)
+    problem = assert_problem(response, 503, "service_unavailable")
+    assert int(response["Retry-After"]) > 0
+    assert "127.0.0.1" not in problem["detail"]
+
+
+@pytest.mark.usefixtures("redis_down")
+def test_without_redis_reading_and_moving_money_go_on(anna: Party, bob: Party) -> None:
+    for path in ("/wallets", "/wallets/me", "/wallets/me/history", "/transactions"):
+        assert anna.api.get(path).status_code == 200
+    for move in ("deposit", "withdraw"):
+        response = anna.api.post_json(f"/wallets/me/{move}", {"amount": "1"}, Idempotency_Key="k")
+        assert response.status_code == 201
+
+
+# --- What goes wrong --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "path", ["/nothing", "/health/", "/health/dead", "/auth", "/auth/nothing", "/%2e%2e/x"]
+)
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+def test_an_unknown_address_is_a_problem(anyone: Api, method: str, path: str) -> None:
+    assert_problem(anyone.send(method, path), 404, "not_found")
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "TRACE", "BREW"])
+@pytest.mark.parametrize("path", ["/", "/health", "/health/live", "/health/ready"])
+def test_a_wrong_method_is_a_problem_that_names_the_right_ones(anyone: Api, method: str, path: str) -> None:
+    response = anyone.send(method, path)
+    assert_problem(response, 405, "method_not_allowed")
+    assert response["Allow"] == "GET, HEAD, OPTIONS"
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_a_crash_is_a_problem_that_tells_nothing(
+    anna: Party, monkeypatch: pytest.MonkeyPatch, settings: LazySettings, debug: bool
+) -> None:
+    def crash(**_: object) -> None:
+        raise RuntimeError("secret detail")
+
+    settings.DEBUG = debug
+    monkeypatch.setattr(selectors, "list_states", crash)
+    problem = assert_problem(anna.api.get("/wallets"), 500, "internal_error")
+    assert "secret" not in str(problem)
+
+
+def test_a_crash_of_the_health_check_is_a_problem_too(anyone: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    def crash() -> None:
+        raise ZeroDivisionError("secret detail")
+
+    monkeypatch.setitem(health.DEPENDENCIES, "mongodb", crash)
+    assert "secret" not in str(assert_problem(anyone.get("/health"), 500, "internal_error"))
+
+
+# --- Correlation ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("header", ["X-Correlation-Id", "X-Request-Id"])
+@pytest.mark.parametrize(
+    "value", ["a", "x" * 128, "0af7651916cd43dd8448eb211c80319c", "Root=1-6.7:8/9+a@b_c"]
+)
+def test_a_safe_correlation_id_is_taken_over(anyone: Api, header: str, value: str) -> None:
+    for path in ("/", "/nothing", "/wallets"):
+        assert anyone.get(path, headers={header: value})["X-Correlation-Id"] == value
+
+
+@pytest.mark.parametrize("header", ["X-Correlation-Id", "X-Request-Id"])
+@pytest.mark.parametrize(
+    "value",
+    ["", " ", "x" * 129, "a b", "a\r\nSet-Cookie: x=1", "a\n", "<b>", "${jndi:x}", "\u00e4", "\u0661", "a\0"],
+)
+def test_an_unsafe_correlation_id_is_replaced(anyone: Api, header: str, value: str) -> None:
+    for path in ("/", "/nothing", "/wallets"):
+        assert MADE.fullmatch(anyone.get(path, headers={header: value})["X-Correlation-Id"])
+
+
+def test_of_two_names_the_correlation_id_s_own_wins(anyone: Api) -> None:
+    headers = {"X-Correlation-Id": "mine", "X-Request-Id": "other"}
+    assert anyone.get("/", headers=headers)["X-Correlation-Id"] == "mine"
+
+
+def test_every_request_without_one_gets_its_own(anyone: Api) -> None:
+    ids = {anyone.get("/")["X-Correlation-Id"] for _ in range(5)}
+    assert len(ids) == 5
+    assert all(MADE.fullmatch(one) for one in ids)
+
+
+def test_a_transaction_remembers_the_request_that_started_it(anna: Party, bob: Party) -> None:
+    body = {"receiver_id": bob.id, "amount": "1"}
+    response = anna.api.post_json("/transactions", body, X_Correlation_Id="the-request")
+    assert response["X-Correlation-Id"] == "the-request"
+    assert [row["correlation_id"] for row in facts()["transactions"]] == ["the-request"]
+
+
+def test_a_body_announced_as_too_long_is_refused_unread_with_its_correlation_id(anyone: Api) -> None:
+    response = anyone.generic(
+        "POST", "/nothing", b"{}", content_type="application/json", headers={"Content-Length": "9999999"}
+    )
+    assert_problem(response, 413, "payload_too_large")
+
+
+@pytest.mark.parametrize(
+    "accept",
+    ["text/html", "application/xml", "", "*/*;q=0", "application/json; indent=9", "nonsense", "a/b;;=,"],
+)
+def test_answers_in_json_whatever_is_asked_for(anyone: Api, accept: str) -> None:
+    for path, kind in (("/health", "application/json"), ("/wallets", "application/problem+json")):
+        assert anyone.get(path, headers={"Accept": accept})["Content-Type"] == kind
+        assert anyone.get(f"{path}?format=html", headers={"Accept": accept})["Content-Type"] == kind
