@@ -1,0 +1,203 @@
+"""Who may do what: a row for every route and method there is. A new route without its row fails here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import pytest
+from django.contrib.admindocs.views import simplify_regex
+from django.urls import URLPattern, URLResolver, get_resolver
+from django.utils import timezone
+
+from accounts import services as accounts
+from accounts import tokens
+from tests.accounts.factories import PASSWORD
+from tests.api.client import Api, Party, assert_problem, join, nothing_changes
+from transfers import saga
+
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+ACTORS = ("anonymous", "stranger", "owner", "staff")
+# These answer people, in HTML, and have their own tests.
+EXCLUDED = ("/admin/", "/docs", "/redoc", "/static/")
+
+EVERYONE, CREATES = (200, 200, 200, 200), (401, 201, 201, 201)
+USERS, OWNERS, STAFF = (401, 200, 200, 200), (401, 404, 200, 200), (401, 403, 403, 200)
+
+# What an anonymous caller, a stranger, the owner and staff get for a good request.
+ROWS = {
+    "GET /": EVERYONE,
+    "GET /health": EVERYONE,
+    "GET /health/live": EVERYONE,
+    "GET /health/ready": EVERYONE,
+    "GET /openapi.json": EVERYONE,
+    "POST /auth/register": (201, 201, 201, 201),
+    "POST /auth/login": EVERYONE,
+    "POST /auth/refresh": EVERYONE,
+    "POST /auth/logout": (204, 204, 204, 204),
+    "POST /auth/password": (401, 204, 204, 204),
+    "GET /auth/me": USERS,
+    "GET /wallets": USERS,
+    "POST /wallets": CREATES,
+    "GET /wallets/me": USERS,
+    "POST /wallets/me/deposit": CREATES,
+    "POST /wallets/me/withdraw": CREATES,
+    "GET /wallets/me/history": USERS,
+    "GET /wallets/<pk>/balance": OWNERS,
+    "GET /transactions": USERS,
+    "POST /transactions": CREATES,
+    "GET /transactions/<pk>": OWNERS,
+    "GET /transactions/<pk>/receipt": OWNERS,
+    "GET /ledger/keys": EVERYONE,
+    "GET /ledger/simulation": STAFF,
+    "POST /ledger/simulation": STAFF,
+    "POST /ledger/simulation/reset": STAFF,
+    "GET /ledger/audit": STAFF,
+}
+
+
+def routes(patterns: list[Any], prefix: str = "") -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield every route below `patterns` with the methods it takes."""
+    for pattern in patterns:
+        path = prefix + str(pattern.pattern)
+        if isinstance(pattern, URLResolver):
+            yield from routes(pattern.url_patterns, path)
+        elif isinstance(pattern, URLPattern) and not simplify_regex(path).startswith(EXCLUDED):
+            yield simplify_regex(path), _methods_of(pattern.callback)
+
+
+def _methods_of(view: Any) -> tuple[str, ...]:
+    view_class = getattr(view, "cls", None) or getattr(view, "view_class", None)
+    taken = getattr(view, "actions", None) or [
+        m for m in ("get", *view_class.http_method_names) if hasattr(view_class, m)
+    ]
+    return tuple(method for method in METHODS if method.lower() in taken)
+
+
+ROUTES = dict(routes(get_resolver().url_patterns))
+DOORS = [f"{method} {route}" for route, methods in ROUTES.items() for method in methods]
+LOCKED = [door for door in DOORS if ROWS.get(door, USERS)[0] == 401]
+
+
+@dataclass(frozen=True)
+class World:
+    """Everybody, with a transaction of the owner's that has ended."""
+
+    people: dict[str, Party]
+    transaction_id: str
+
+    def client(self, actor: str) -> Api:
+        return self.people[actor].api if actor in self.people else Api()
+
+    def knock(self, client: Api, door: str) -> Any:
+        """Make a good request."""
+        method, route = door.split(" ")
+        pk = self.transaction_id if route.startswith("/transactions") else self.people["owner"].wallet.id
+        path = route.replace("<pk>", pk)
+        return client.get(path) if method == "GET" else client.post_json(path, self.body(route))
+
+    def body(self, route: str) -> dict[str, Any]:
+        """Return a body that `route` takes."""
+        if route in {"/auth/refresh", "/auth/logout"}:
+            signed_in = accounts.sign_in(email="owner@example.com", password=PASSWORD)
+            return {"refresh": signed_in.tokens.refresh}
+        return {
+            "/auth/register": {"name": "New", "email": "new@example.com", "password": PASSWORD},
+            "/auth/login": {"email": "owner@example.com", "password": PASSWORD},
+            "/auth/password": {"current_password": PASSWORD, "new_password": "a better password"},
+            "/wallets": {"currency": "EUR"},
+            "/wallets/me/deposit": {"amount": "1.00"},
+            "/wallets/me/withdraw": {"amount": "1.00"},
+            "/transactions": {"receiver_email": "receiver@example.com", "amount": "1.00"},
+            "/ledger/simulation": {"enabled": False},
+        }.get(route, {})
+
+
+@pytest.fixture
+def world() -> World:
+    people = {name: join(name.title(), cents=100_00, is_staff=name == "staff") for name in ACTORS[1:]}
+    receiver = join("Receiver")
+    body = {"receiver_id": receiver.id, "amount": "1.00"}
+    started = people["owner"].api.post_json("/transactions", body).json()
+    saga.complete(saga.credit(saga.debit([started["id"]])).credited)
+    return World(people, started["id"])
+
+
+def test_every_route_and_method_has_a_row() -> None:
+    assert set(DOORS) - set(ROWS) == set()
+
+
+@pytest.mark.parametrize(("position", "actor"), list(enumerate(ACTORS)), ids=ACTORS)
+@pytest.mark.parametrize("door", [door for door in DOORS if door in ROWS])
+def test_a_good_request_gets_what_its_sender_may_have(
+    world: World, door: str, actor: str, position: int
+) -> None:
+    response = world.knock(world.client(actor), door)
+    expected = ROWS[door][position]
+    assert response.status_code == expected, response.content
+    if expected >= 400:
+        code = {401: "not_authenticated", 403: "permission_denied", 404: "not_found"}[expected]
+        assert_problem(response, expected, code)
+    assert ("WWW-Authenticate" in response) == (expected == 401)
+
+
+def refusal_of_a_method(route: str, actor: str) -> tuple[int, str]:
+    """Say how a method that `route` does not take is refused: who may not come in learns nothing of it."""
+    rows = [ROWS[f"{method} {route}"] for method in ROUTES[route]]
+    if actor == "anonymous" and all(row[0] == 401 for row in rows):
+        return 401, "not_authenticated"
+    if actor in {"stranger", "owner"} and all(row == STAFF for row in rows):
+        return 403, "permission_denied"
+    return 405, "method_not_allowed"
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_a_method_that_a_route_does_not_take_is_refused(world: World, route: str) -> None:
+    path = route.replace("<pk>", world.transaction_id)
+    not_taken = sorted({*METHODS, "TRACE", "BREW"} - set(ROUTES[route]))
+    with nothing_changes():
+        for actor, method in product(ACTORS, not_taken):
+            response = world.client(actor).send(method, path, b"{}")
+            assert_problem(response, *refusal_of_a_method(route, actor))
+            assert response.status_code != 405 or set(response["Allow"].split(", ")) >= set(ROUTES[route])
+
+
+@pytest.fixture
+def bad_tokens(world: World) -> dict[str, str]:
+    """Tokens that prove nothing about who is calling."""
+    owner = world.people["owner"].id
+    expired = tokens.AccessToken()
+    expired["sub"], expired["fam"], expired["staff"] = owner, "tests", True
+    expired.set_exp(from_time=timezone.now() - 2 * expired.lifetime)
+    good = tokens.issue_access(user_id=owner, is_staff=True, family="tests")
+    return {
+        "none": "", "nonsense": "x", "three parts": "a.b.c", "not ASCII": "\u00e4", "long": "x" * 10_000,
+        "refresh": tokens.issue_refresh(user_id=owner, family="tests")[0], "cut": good[:-3],
+        "unsigned": good.rsplit(".", 1)[0] + ".", "expired": str(expired),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("door", LOCKED)
+def test_only_a_good_access_token_opens(world: World, bad_tokens: dict[str, str], door: str) -> None:
+    with nothing_changes():
+        for name, token in bad_tokens.items():
+            code = "token_expired" if name == "expired" else "not_authenticated"
+            assert_problem(world.knock(Api(token or " "), door), 401, code)
+
+
+@pytest.mark.parametrize("door", [door for door in LOCKED if not door.startswith("GET ")])
+@pytest.mark.parametrize("actor", ["owner", "staff"])
+def test_a_deactivated_user_changes_nothing(world: World, door: str, actor: str) -> None:
+    accounts.deactivate_user(user_id=world.people[actor].id)
+    with nothing_changes():
+        assert_problem(world.knock(world.client(actor), door), 401, "not_authenticated")
+
+
+@pytest.mark.parametrize("door", LOCKED)
+def test_the_body_is_not_looked_at_before_the_caller_is_known(world: World, door: str) -> None:
+    method, route = door.split(" ")
+    with nothing_changes():
+        response = Api().send(method, route.replace("<pk>", "x"), b"\xff{", "text/xml")
+        assert_problem(response, 401, "not_authenticated")
