@@ -24,6 +24,7 @@ from payflow.stack.story import Story
 LOOK_SECONDS = 1.0
 STOP_SECONDS_MAX = 60.0
 STAFF_EMAIL = "staff@payflow.local"
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PORTS = {"PAYFLOW_WEB_PORT": 8000, "PAYFLOW_FLOWER_PORT": 5555, "PAYFLOW_REDIS_PORT": 6390}
 
 
@@ -60,7 +61,7 @@ def main(arguments: list[str]) -> int:
 def run(command: str, *, verbose: bool) -> int:
     """Starts the stack, plays what the command asks for and stops; 0 when all went as it must."""
     console = Console(highlight=False)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in INTERRUPTS:
         signal.signal(number, _interrupt)
     stack = Stack(data_dir(), *_ports(), dict(os.environ), verbose=verbose, step=step)
     try:
@@ -72,10 +73,10 @@ def run(command: str, *, verbose: bool) -> int:
     except Interrupted:
         console.print()
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)  # once is enough: what stops now must not stop half-way
-        with step("Stop PayFlow; everything is stored"):
-            stack.stop()
+        console.print()
+        if stack.is_started:
+            with step("Stop PayFlow; everything is stored"):
+                stack.stop()
     return 0
 
 
@@ -130,6 +131,8 @@ def _call(program: list[str], addresses: dict[str, str]) -> int:
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    for number in INTERRUPTS:
+        signal.signal(number, signal.SIG_IGN)  # once is enough: what stops now must not stop half-way
     raise Interrupted
 
 

@@ -271,16 +271,22 @@ def _engine_command() -> list[str]:
 
 
 def _start(process: Process, answers: Callable[[int], bool]) -> None:
+    """Returns once the server answers; otherwise, and when interrupted, none is left behind."""
     process.start()
+    try:
+        _await_answer(process, answers)
+    except BaseException:
+        process.kill()
+        raise
+
+
+def _await_answer(process: Process, answers: Callable[[int], bool]) -> None:
     deadline = time.monotonic() + START_SECONDS_MAX
-    while time.monotonic() < deadline:
-        if not process.is_running():
-            break
+    while time.monotonic() < deadline and process.is_running():
         if answers(process.pid):
             return
         time.sleep(POLL_SECONDS)
     state = f"did not answer within {START_SECONDS_MAX:.0f} s" if process.is_running() else "ended at once"
-    process.kill()
     raise StackError(f"{process.name} {state}; its log {process.log} ends with:{tail(process.log)}")
 
 

@@ -115,7 +115,7 @@ def _install_package(folder: Path, node: Path, npm: list[str]) -> None:
             "--fetch-retry-maxtimeout=5000",
         ],
         log=folder / "install.log",
-        failure=f"The embedded MongoDB engine cannot be installed (or {INSTEAD})",
+        failure="The embedded MongoDB engine cannot be installed",
         seconds_max=NPM_SECONDS_MAX,
         cwd=folder,
         # npm starts node by name: it must be the one that was chosen.

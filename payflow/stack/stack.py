@@ -93,6 +93,10 @@ class Stack:
             raise StackError("The stack was not started.")
         return self._supervisor
 
+    @property
+    def is_started(self) -> bool:
+        return self._supervisor is not None
+
     def start(self) -> None:
         """Returns when PayFlow is healthy; StackError, with nothing left running, when it cannot be."""
         check_port_free(self.web_port, "the web server", "PAYFLOW_WEB_PORT")
@@ -112,6 +116,7 @@ class Stack:
     def stop(self) -> None:
         """Ends every process and server, in the order that lets each finish what it holds."""
         self._cleanup.close()
+        self._supervisor = None
 
     def __enter__(self) -> "Stack":
         self.start()

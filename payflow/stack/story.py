@@ -74,7 +74,8 @@ class Story:
         verdict = Text("clean", style="bold green") if clean else Text("NOT PASSED", style="bold red")
         self._console.print()
         self._indented(Text("The audit of the whole ledger: ", style="bold") + verdict, 2)
-        self._indented(Text(summary.strip()))
+        for line in summary.strip().splitlines():
+            self._indented(Text(line))
 
     def _indented(self, shown: RenderableType, columns: int = INDENT) -> None:
         self._console.print(Padding(shown, (0, 0, 0, columns), expand=False))
