@@ -1,0 +1,95 @@
+"""Production refuses to start with anything unsafe, says all of it in one sentence, and repeats no secret."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+from django.conf import settings
+
+SECRET = "s3cr3t-value-that-must-never-be-printed-a"
+OTHER_SECRET = "s3cr3t-value-that-must-never-be-printed-b"
+SAFE = {
+    "PAYFLOW_ENV": "production",
+    "DJANGO_SECRET_KEY": SECRET,
+    "JWT_SIGNING_KEY": OTHER_SECRET,
+    "RECEIPT_SIGNING_KEYS": f"receipts-1:{'Ab1_' * 10}AbE",
+    "MONGODB_URI": "mongodb://ledger:s3cr3t-password@db.example/payflow",
+    "REDIS_URL": "redis://:s3cr3t-password@cache.example:6379/0",
+    "ALLOWED_HOSTS": "pay.example",
+}
+PUBLISHED = "development-only-secret-never-use-it-where-money-is-real"
+
+
+def check(environment: dict[str, str | None]) -> subprocess.CompletedProcess[str]:
+    """Run `manage.py check` with these settings and nothing of this process's own."""
+    inherited = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    return subprocess.run(
+        [sys.executable, "manage.py", "check"],
+        cwd=settings.BASE_DIR,
+        env=inherited | {name: value for name, value in environment.items() if value is not None},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.fixture(autouse=True)
+def _no_dotenv_file() -> None:
+    if (settings.BASE_DIR / ".env").exists():
+        pytest.skip("a .env file would answer for what these tests leave out")
+
+
+def test_starts_with_safe_settings() -> None:
+    done = check(SAFE)
+    assert done.returncode == 0, done.stderr
+    assert "s3cr3t" not in done.stdout + done.stderr
+
+
+UNSAFE: list[tuple[dict[str, str | None], str]] = [
+    ({"DJANGO_SECRET_KEY": None}, "DJANGO_SECRET_KEY is not set"),
+    ({"DJANGO_SECRET_KEY": ""}, "DJANGO_SECRET_KEY is not set"),
+    ({"DJANGO_SECRET_KEY": "s3cr3t-but-short"}, "DJANGO_SECRET_KEY is shorter than 32 characters"),
+    ({"DJANGO_SECRET_KEY": PUBLISHED}, "DJANGO_SECRET_KEY is the published development value"),
+    ({"DJANGO_SECRET_KEY": "change-me-" + "x" * 40}, "DJANGO_SECRET_KEY is the published development value"),
+    ({"JWT_SIGNING_KEY": None}, "JWT_SIGNING_KEY is not set"),
+    ({"JWT_SIGNING_KEY": "s3cr3t"}, "JWT_SIGNING_KEY is shorter than 32 characters"),
+    ({"JWT_SIGNING_KEY": PUBLISHED + "-jwt"}, "JWT_SIGNING_KEY is the published development value"),
+    ({"JWT_SIGNING_KEY": SECRET}, "DJANGO_SECRET_KEY and JWT_SIGNING_KEY are the same"),
+    ({"MONGODB_URI": None}, "MONGODB_URI is not set"),
+    ({"REDIS_URL": None}, "REDIS_URL is not set"),
+    ({"PAYFLOW_DEBUG": "true"}, "PAYFLOW_DEBUG is on"),
+    ({"DEPOSITS_OPEN": "true"}, "DEPOSITS_OPEN is on"),
+    ({"ALLOWED_HOSTS": None}, "ALLOWED_HOSTS does not name"),
+    ({"ALLOWED_HOSTS": "*"}, "ALLOWED_HOSTS does not name"),
+    ({"ALLOWED_HOSTS": "pay.example,*"}, "ALLOWED_HOSTS does not name"),
+    # Nobody says which environment this is: that is production.
+    ({"PAYFLOW_ENV": None, "DJANGO_SECRET_KEY": None}, "DJANGO_SECRET_KEY is not set"),
+    ({"PAYFLOW_ENV": "prod"}, "PAYFLOW_ENV is 'prod'; it must be one of"),
+]
+
+
+@pytest.mark.parametrize(("changes", "reason"), UNSAFE, ids=[reason for _, reason in UNSAFE])
+def test_refuses_an_unsafe_setting_and_names_it(changes: dict[str, str | None], reason: str) -> None:
+    done = check({**SAFE, **changes})
+    assert done.returncode != 0
+    assert reason in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "s3cr3t" not in done.stdout + done.stderr
+
+
+def test_names_every_reason_at_once() -> None:
+    done = check({"PAYFLOW_ENV": "production", "PAYFLOW_DEBUG": "1"})
+    names = (
+        "DJANGO_SECRET_KEY",
+        "JWT_SIGNING_KEY",
+        "MONGODB_URI",
+        "REDIS_URL",
+        "PAYFLOW_DEBUG",
+        "ALLOWED_HOSTS",
+    )
+    assert [name for name in names if name not in done.stderr] == []
+    assert len(done.stderr.strip().splitlines()) == 1
