@@ -88,13 +88,21 @@ def _set_going(transaction_id: str) -> None:
         logger.warning("saga not started; recovery will", extra={"transaction_id": transaction_id})
 
 
+def _read_again(row: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return selectors.find_transaction(transaction_id=row["_id"]) or row
+    except Transient:
+        # A 503 here would ask the caller to repeat, and so to pay twice, what has been written down.
+        return row
+
+
 def _wait(request: Request, row: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
     """Hold the answer as `Prefer: wait` asks; return the row to show and the header to add."""
     seconds = prefer.wait_seconds(request)
     if seconds is None:
         return row, {}
     latest, waited = prefer.wait_for(
-        lambda: selectors.find_transaction(transaction_id=row["_id"]) or row,
+        lambda: _read_again(row),
         lambda seen: Status(seen["status"]) in states.TERMINAL,
         seconds,
     )

@@ -13,7 +13,7 @@ from accounts import services as accounts
 from payflow import redisdb
 from payflow.api import prefer
 from tests.api.client import Party, assert_problem, facts, join, nothing_changes
-from transfers import saga
+from transfers import saga, tasks
 from wallets import services as wallets
 
 REPLAYED, APPLIED = "Idempotent-Replayed", "Preference-Applied"
@@ -302,6 +302,14 @@ def test_answers_when_the_time_is_over_though_nothing_has_happened(anna: Party, 
         "wait=1",
         "INITIATED",
     )
+
+
+def test_what_was_written_down_is_answered_though_the_database_goes_away(
+    anna: Party, bob: Party, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks, "start_saga", lambda: request.getfixturevalue("mongodb_down"))
+    response = pay(anna, bob, Prefer="wait=1")
+    assert (response.status_code, response.json()["status"]) == (201, "INITIATED")
 
 
 def test_past_the_bound_of_waiters_the_answer_comes_at_once(
