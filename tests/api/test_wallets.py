@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -39,6 +40,14 @@ def test_refuses_a_second_wallet_in_the_same_currency(anna: Party) -> None:
     with nothing_changes():
         problem = assert_problem(anna.api.post_json("/wallets", {"currency": "USD"}), 409, "already_exists")
     assert [error["field"] for error in problem["errors"]] == ["currency"]
+
+
+def test_of_requests_at_once_one_opens_the_wallet(anna: Party) -> None:
+    def ask(_: int) -> int:
+        return anna.another_client().post_json("/wallets", {"currency": "EUR"}).status_code
+
+    with ThreadPoolExecutor(10) as pool:
+        assert sorted(pool.map(ask, range(10))) == [201, *[409] * 9]
 
 
 def test_lists_own_wallets_only_with_their_balances(anna: Party, stranger: Party) -> None:
