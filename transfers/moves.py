@@ -87,12 +87,13 @@ def fail(rows: list[Row], leaving: Status, failure: Failure, *, refunded: bool, 
 
 
 def finish(rows: list[Row]) -> None:
-    """Take terminal rows, of which everything has been told, off recovery's list."""
+    """Take terminal rows, of which everything has been told, off recovery's list and off the staff's."""
     if not rows:
         return
     query = {"_id": {"$in": ids_of(rows)}, "status": {"$in": sorted(states.TERMINAL)}}
     with unavailable_is_transient():
-        collection(Transaction).update_many(query, {"$unset": {"due_at": ""}})
+        change = {"$unset": {"due_at": ""}, "$set": {"needs_attention": False}}
+        collection(Transaction).update_many(query, change)
     for row in rows:
         code = (row.get("failure") or {}).get("code", "")
         ids = {"transaction_id": row["_id"], "correlation_id": row.get("correlation_id") or ""}

@@ -1,75 +1,185 @@
 """Recovery: every transaction that has not ended is looked at again, until it has.
 
 The only thing that must run for every transaction to finish; messages, the inbox and the chain of tasks
-are accelerators. It drives the saga's own steps, which are safe to repeat, so it may race with anyone.
+are accelerators. It drives the saga's own steps, which are safe to repeat, so it may race with anyone: that
+recoveries take turns saves work and decides nothing. One transaction that cannot be driven stops no other.
 """
 
 from __future__ import annotations
 
 import logging
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from celery.exceptions import SoftTimeLimitExceeded
 from django.conf import settings
+from redis import RedisError
 
-from payflow import clock
+from payflow import clock, mongodb, redisdb
+from payflow.errors import Transient
 from payflow.mongodb import collection, unavailable_is_transient
 from transfers import saga, selectors, states
 from transfers.documents import Transaction
+from transfers.moves import Row, ids_of
 from transfers.states import Status
 
 logger = logging.getLogger(__name__)
+LOCK_KEY = "payflow:recovery-lock"
+IDS_LOGGED_MAX = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What one tick did."""
+    """What one tick did: transactions it drove, those it flagged for staff, those it could not drive."""
 
-    driven: int
-    flagged: int
+    driven: int = 0
+    flagged: int = 0
+    undriven: int = 0
 
 
 def recover_stalled() -> Report:
     """Re-drive up to RECOVERY_BATCH_MAX transactions that are due, the longest overdue first.
 
-    Safe to run anywhere, several times at once. Raises Transient; what was claimed comes up again later.
+    Safe to run anywhere, several times at once. Raises Transient when a server does not answer; what was
+    claimed comes up again later.
     """
+    with _turn() as is_ours:
+        return _recover() if is_ours else Report()
+
+
+def _recover() -> Report:
     now = clock.now()
     rows = selectors.find_stalled(now=now, limit=settings.RECOVERY_BATCH_MAX)
     if not rows:
-        return Report(0, 0)
-    flagged = _claim(rows, now)
-    _drive(rows)
-    logger.info("stalled transactions driven", extra={"driven": len(rows), "flagged": flagged})
-    return Report(len(rows), flagged)
+        return Report()
+    rows, flagged = _claim(rows, now)
+    undriven, newly_flagged = _drive_apart(rows)
+    report = Report(len(rows) - undriven, flagged + newly_flagged, undriven)
+    logger.info("stalled transactions driven", extra={"driven": report.driven, "undriven": report.undriven})
+    return report
 
 
-def _claim(rows: list[dict[str, Any]], now: datetime) -> int:
-    """Move each row's next look into the future, so that other ticks take other rows; count the tries."""
-    flagged = 0
-    by_attempts: dict[int, list[str]] = {}
+@contextmanager
+def _turn() -> Iterator[bool]:
+    """Say whether it is this recovery's turn. In doubt it is: the lock saves work, nothing rests on it."""
+    lock = redisdb.client().lock(LOCK_KEY, timeout=settings.RECOVERY_LOCK_SECONDS, thread_local=False)
+    try:
+        is_ours = lock.acquire(blocking=False) or not _is_held()
+    except RedisError:
+        is_ours = True
+    try:
+        yield is_ours
+    finally:
+        with suppress(RedisError):  # the lock has run out, is another's by now, or was never had
+            lock.release()
+
+
+def _is_held() -> bool:
+    """Say whether somebody holds the lock for a while yet; a key that stays for ever is no lock of ours."""
+    left_ms: Any = redisdb.client().pttl(LOCK_KEY)
+    return 0 < left_ms <= settings.RECOVERY_LOCK_SECONDS * 1000
+
+
+def _claim(rows: list[Row], now: datetime) -> tuple[list[Row], int]:
+    """Move each row's next look into the future, so that other ticks take other rows; count the tries.
+
+    Return the rows without those that another recovery was quicker to claim, and how many were flagged.
+    """
+    by_attempts: dict[int, list[Row]] = defaultdict(list)
     for row in rows:
-        by_attempts.setdefault(row.get("attempts", 0), []).append(row["_id"])
-    for attempts, ids in sorted(by_attempts.items()):
+        attempts = row.get("attempts")
+        by_attempts[attempts if isinstance(attempts, int) else 0].append(row)
+    claimed: list[Row] = []
+    flagged = 0
+    for attempts, group in sorted(by_attempts.items()):
         pause = states.next_look_seconds(
             attempts=attempts + 1, stalled_after_seconds=settings.SAGA_STALLED_AFTER_SECONDS
         )
-        needs_attention = attempts + 1 >= settings.SAGA_ATTENTION_AFTER_ATTEMPTS
-        flagged += len(ids) if needs_attention else 0
-        change: dict[str, Any] = {"due_at": clock.after(now, pause)}
-        if needs_attention:
-            change["needs_attention"] = True
+        query = {"_id": {"$in": ids_of(group)}, "due_at": {"$lte": now}}
+        change = {"$set": {"due_at": clock.after(now, pause), "attempts": attempts + 1}}
         with unavailable_is_transient():
-            collection(Transaction).update_many(
-                {"_id": {"$in": ids}, "due_at": {"$lte": now}}, {"$set": change, "$inc": {"attempts": 1}}
-            )
-    return flagged
+            count = collection(Transaction).update_many(query, change).modified_count
+        # With some of them taken and some not, driving all of them does no harm.
+        claimed += group if count else []
+        if count and attempts + 1 >= settings.SAGA_ATTENTION_AFTER_ATTEMPTS:
+            flagged += _flag(group, "tried too often")
+    return claimed, flagged
 
 
-def _drive(rows: list[dict[str, Any]]) -> None:
+def _flag(rows: list[Row], reason: str) -> int:
+    """Flag for staff until an operator's retry or the end clears it; return how many had not been flagged."""
+    fresh = [row["_id"] for row in rows if not row.get("needs_attention")]
+    query = {"_id": {"$in": fresh}, "due_at": {"$exists": True}, "needs_attention": {"$ne": True}}
+    if not fresh:
+        return 0
+    with unavailable_is_transient():
+        change = {"$set": {"needs_attention": True}}
+        count = collection(Transaction).update_many(query, change).modified_count
+    if count:
+        extra = {"reason": reason, "count": count, "transaction_ids": fresh[:IDS_LOGGED_MAX]}
+        logger.warning("transactions need attention", extra=extra)
+    return count
+
+
+def _drive_apart(rows: list[Row]) -> tuple[int, int]:
+    """Drive rows together; halve a batch that fails until the one at fault stands alone.
+
+    Those flagged before go last and apart from the others. Return how many could not be driven, and how many
+    of them were flagged now. Raises Transient when it is not a row that is at fault but a server.
+    """
+    deadline = time.monotonic() + settings.RECOVERY_TICK_SECONDS_MAX
+    suspects = [row for row in rows if row.get("needs_attention")]
+    others = [row for row in rows if not row.get("needs_attention")]
+    waiting = [group for group in (suspects, others) if group]
+    undriven = flagged = 0
+    while waiting and time.monotonic() < deadline:
+        group = waiting.pop()
+        try:
+            drive(group)
+        except SoftTimeLimitExceeded:
+            raise
+        except Exception as error:
+            if isinstance(error, Transient) and not _servers_answer():
+                raise
+            if len(group) > 1:
+                half = len(group) // 2
+                waiting += [group[half:], group[:half]]
+                continue
+            undriven += 1
+            flagged += _set_apart(group[0], error)
+    undriven += sum(len(group) for group in waiting)
+    return undriven, flagged
+
+
+def _servers_answer() -> bool:
+    try:
+        mongodb.ping()
+        redisdb.ping()
+    except Transient:
+        return False
+    return True
+
+
+def _set_apart(row: Row, error: Exception) -> int:
+    """Note that a row cannot be driven; return 1 if it was flagged now. A busy wallet gets free by itself."""
+    extra = {"transaction_id": row["_id"], "error": type(error).__name__}
+    if isinstance(error, Transient):
+        logger.warning("transaction not driven; it comes up again", extra=extra)
+        return 0
+    logger.error("transaction cannot be driven", extra=extra, exc_info=error)
+    return _flag([row], "cannot be driven")
+
+
+def drive(rows: list[Row]) -> None:
     """Run the steps that the rows' states call for, announcing everything: their executor may have died."""
-    ids = {status: [row["_id"] for row in rows if row["status"] == status] for status in Status}
+    ids: dict[Status, list[str]] = {status: [] for status in Status}
+    for row in rows:
+        ids[Status(row["status"])].append(row["_id"])
     debited = saga.debit(ids[Status.INITIATED], tell_all=True)
     step = saga.credit([*ids[Status.DEBITED], *debited], tell_all=True)
     saga.complete([*ids[Status.CREDITED], *step.credited], tell_all=True)
