@@ -174,6 +174,11 @@ def _signing_input(header: str, value: Any) -> bytes:
     return f"{header}.{to_base64url(canonical(value))}".encode("ascii")
 
 
+def kid_of(jws: str) -> str:
+    """Return the name of the key that a verified JWS was signed with."""
+    return json.loads(from_base64url(jws.split(".")[0]))["kid"]
+
+
 def _take_apart(jws: str, typ: str) -> tuple[str, bytes, str]:
     try:
         encoded, payload, signature = jws.split(".")
