@@ -12,4 +12,7 @@ urlpatterns = [
     re_path(
         rf"^/(?P<pk>{ID_PATTERN})\Z", TransactionViewSet.as_view({"get": "retrieve"}), name="transaction"
     ),
+    re_path(
+        rf"^/(?P<pk>{ID_PATTERN})/receipt\Z", TransactionViewSet.as_view({"get": "receipt"}), name="receipt"
+    ),
 ]

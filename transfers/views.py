@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from django.conf import settings
+from django.http import HttpResponse
 from kombu.exceptions import OperationalError
 from redis import RedisError
 from rest_framework import viewsets
@@ -14,10 +16,12 @@ from rest_framework.response import Response
 from payflow import idempotency
 from payflow.api import prefer
 from payflow.api.pages import page
+from payflow.api.problems import problem
 from payflow.errors import Transient
-from transfers import inbox, selectors, services, states, tasks
+from transfers import inbox, issuing, selectors, services, states, tasks
 from transfers.body import as_initiated, transaction_body
 from transfers.errors import TransactionNotFound
+from transfers.receipts import Reader
 from transfers.selectors import Direction
 from transfers.serializers import ListQuery, StartTransaction
 from transfers.states import Status
@@ -59,12 +63,34 @@ class TransactionViewSet(viewsets.ViewSet):
 
     def retrieve(self, request: Request, pk: str) -> Response:
         """GET /transactions/{id}: for sender, receiver and staff; for everyone else it does not exist."""
-        row = selectors.find_transaction(transaction_id=pk)
-        parties = {row["sender_id"], row["receiver_id"]} if row else set()
-        if row is None or not (request.user.id in parties or request.user.is_staff):
-            raise TransactionNotFound("There is no such transaction.")
+        row, _ = _find_visible(request, pk)
         row, waited = _wait(request, row)
         return Response(transaction_body(row), headers=waited)
+
+    def receipt(self, request: Request, pk: str) -> HttpResponse:
+        """GET /transactions/{id}/receipt: a signed receipt, once the transaction has ended."""
+        row, reader = _find_visible(request, pk)
+        row, waited = _wait(request, row)
+        headers = {"Cache-Control": "private, no-store", **waited}
+        if Status(row["status"]) not in states.TERMINAL:
+            detail = "The transaction has not ended yet; its receipt comes with its end."
+            headers["Retry-After"] = "1"
+            return problem(status=409, code="not_settled", detail=detail, headers=headers)
+        keys, issuer = settings.RECEIPT_SIGNING_KEYS, settings.RECEIPT_ISSUER
+        receipt = issuing.issue_receipt(row=row, reader=reader, keys=keys, issuer=issuer)
+        return Response(receipt, headers=headers)
+
+
+def _find_visible(request: Request, transaction_id: str) -> tuple[dict[str, Any], Reader]:
+    """Return a transaction and what the caller is to it. Raises TransactionNotFound when that is nothing."""
+    row = selectors.find_transaction(transaction_id=transaction_id)
+    if row and request.user.id == row["sender_id"]:
+        return row, Reader.SENDER
+    if row and request.user.id == row["receiver_id"]:
+        return row, Reader.RECEIVER
+    if row and request.user.is_staff:
+        return row, Reader.STAFF
+    raise TransactionNotFound("There is no such transaction.")
 
 
 def _transfer_request(sender_id: str, asked: dict[str, Any]) -> services.TransferRequest:
