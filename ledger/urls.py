@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from django.urls import path
 
-from ledger.views import SimulationViewSet
+from ledger.views import KeysView, SimulationViewSet
 
 urlpatterns = [
+    path("keys", KeysView.as_view(), name="ledger-keys"),
     path(
         "simulation",
         SimulationViewSet.as_view({"get": "retrieve", "post": "update"}),

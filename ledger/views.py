@@ -1,19 +1,38 @@
-"""The ledger's endpoints, for staff."""
+"""The ledger's endpoints: for staff, but for the public keys."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from django.conf import settings
+from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
 from rest_framework import viewsets
-from rest_framework.permissions import IsAdminUser
+from rest_framework.permissions import AllowAny, IsAdminUser
 from rest_framework.request import Request
 from rest_framework.response import Response
+from rest_framework.views import APIView
 
 from ledger import simulation
 from ledger.serializers import NoInput, SimulationInput, SimulationOutput
 from payflow.errors import NotFound
+
+JWK_SET = "application/jwk-set+json"
+# Publish a new key this long before it signs, and nobody meets a key that a cache does not know.
+KEYS_MAX_AGE_SECONDS = 300
+
+
+class KeysView(APIView):
+    """The public keys of receipts, for everyone."""
+
+    authentication_classes = ()
+    permission_classes = (AllowAny,)
+
+    @extend_schema(responses={(200, JWK_SET): OpenApiTypes.OBJECT})
+    def get(self, request: Request) -> Response:
+        """GET /ledger/keys: a JWK set (RFC 7517)."""
+        headers = {"Cache-Control": f"public, max-age={KEYS_MAX_AGE_SECONDS}"}
+        return Response(settings.RECEIPT_SIGNING_KEYS.as_jwks(), headers=headers, content_type=JWK_SET)
 
 
 class SimulationViewSet(viewsets.ViewSet):
