@@ -132,8 +132,12 @@ def _call(program: list[str], addresses: dict[str, str]) -> int:
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
     for number in INTERRUPTS:
-        signal.signal(number, signal.SIG_IGN)  # once is enough: what stops now must not stop half-way
+        signal.signal(number, _already_interrupted)
     raise Interrupted
+
+
+def _already_interrupted(_number: int, _frame: FrameType | None) -> None:
+    """Once is enough: what stops now must not stop half-way."""
 
 
 def _ports() -> tuple[int, int, int]:
