@@ -10,9 +10,12 @@ from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.forms import AdminUserCreationForm, UserChangeForm
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.utils.html import format_html_join
+from django.utils.safestring import SafeString
 
 from accounts import services, sessions
 from accounts.models import User
+from payflow.admin import search_link
 from payflow.errors import Transient
 
 ACTION_USERS_MAX = 100
@@ -48,12 +51,12 @@ class UserAdmin(DjangoUserAdmin):
     search_fields = ("email", "name")
     list_per_page = 50
     list_max_show_all = 0
-    show_full_result_count = False
-    readonly_fields = ("id", "is_active", "created_at", "last_login")
+    show_facets = admin.ShowFacets.NEVER
+    readonly_fields = ("id", "is_active", "created_at", "last_login", "money")
     actions = ("deactivate", "reactivate")
     fieldsets = (
         (None, {"fields": ("id", "email", "name", "phone", "password")}),
-        ("Status", {"fields": ("is_active", "created_at", "last_login")}),
+        ("Status", {"fields": ("is_active", "money", "created_at", "last_login")}),
         ("Privileges", {"fields": PRIVILEGES}),
     )
     add_fieldsets = ((None, {"fields": ("email", "name", "usable_password", "password1", "password2")}),)
@@ -87,6 +90,12 @@ class UserAdmin(DjangoUserAdmin):
                 self.message_user(request, error.detail, messages.ERROR)
                 return HttpResponseRedirect(request.get_full_path())
         return super().user_change_password(request, id, form_url)
+
+    @admin.display(description="Wallets and transactions")
+    def money(self, user: User) -> SafeString:
+        """Where the user's money is."""
+        pages = (("wallets_walletrow", "Wallets"), ("transfers_transactionrow", "Transactions"))
+        return format_html_join(" ", "{}", ((search_link(page, user.pk, text),) for page, text in pages))
 
     @admin.action(description="Deactivate: freeze the wallets, end the sessions", permissions=["change"])
     def deactivate(self, request: HttpRequest, queryset: QuerySet[User]) -> None:

@@ -10,8 +10,7 @@ from django.utils.safestring import SafeString
 from pymongo import DESCENDING
 
 from ledger.models import EntryRow
-from payflow.admin import StoredRowsAdmin, link
-from payflow.money import format_amount
+from payflow.admin import StoredRowsAdmin, amount_text, link
 
 # The operations that a transaction may have; each is an entry's id.
 TRANSACTION_OPERATIONS = ("debit", "credit", "refund")
@@ -21,11 +20,11 @@ TRANSACTION_OPERATIONS = ("debit", "credit", "refund")
 class EntryAdmin(StoredRowsAdmin):
     """Last written first; searched by operation id, wallet id or transaction id."""
 
-    list_display = ("id", "wallet", "sequence", "kind", "amount", "balance", "currency", "created_at")
+    list_display = ("id", "kind", "amount", "balance", "created_at", "sequence", "wallet")
     search_help_text = "An operation's id, a wallet's id or a transaction's id, exactly."
     search_fields = ("id",)
     fields = (
-        "id", "wallet", "sequence", "kind", "amount", "balance", "requested", "currency", "contra",
+        "id", "wallet", "sequence", "kind", "amount", "balance", "requested", "contra",
         "transaction", "reason", "created_at", "previous_hash", "hash",
     )  # fmt: skip
 
@@ -57,14 +56,14 @@ class EntryAdmin(StoredRowsAdmin):
     @admin.display
     def amount(self, row: EntryRow) -> str:
         """What it added or took."""
-        return format_amount(row.amount_minor, row.currency)
+        return amount_text(row.amount_minor, row.currency)
 
     @admin.display(description="Balance after")
     def balance(self, row: EntryRow) -> str:
         """The wallet's balance after it."""
-        return format_amount(row.balance_minor, row.currency)
+        return amount_text(row.balance_minor, row.currency)
 
     @admin.display
     def requested(self, row: EntryRow) -> str:
         """What was asked for; it says more than the amount where it was declined."""
-        return "-" if row.requested_minor is None else format_amount(row.requested_minor, row.currency)
+        return "-" if row.requested_minor is None else amount_text(row.requested_minor, row.currency)

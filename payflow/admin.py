@@ -10,6 +10,7 @@ from typing import Any
 
 from django.contrib import admin, messages
 from django.contrib.admin.options import IncorrectLookupParameters
+from django.contrib.admin.utils import quote
 from django.contrib.admin.views.main import ChangeList
 from django.core.paginator import InvalidPage
 from django.db import connection, models
@@ -19,6 +20,8 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from pymongo import DESCENDING
 from pymongo.errors import ExecutionTimeout
+
+from payflow.money import format_amount
 
 LISTED_MAX = 10_000
 QUERY_MS_MAX = 2_000
@@ -39,7 +42,7 @@ class NewestFirst(ChangeList):
             messages.warning(request, "This would read too many rows. Search for an exact id instead.")
         found = self.model._default_manager.in_bulk(keys)
         self.result_list = [found[key] for key in keys if key in found]
-        self.result_count, self.full_result_count = total, None
+        self.result_count, self.full_result_count = total, None if self.query else total
         self.show_full_result_count = self.show_admin_actions = self.can_show_all = False
         self.multi_page = total > self.list_per_page
         self.paginator = self.model_admin.get_paginator(request, range(total), self.list_per_page)
@@ -73,6 +76,7 @@ class StoredRowsAdmin(admin.ModelAdmin):
     list_per_page = 50
     list_max_show_all = 0
     show_full_result_count = False
+    show_facets = admin.ShowFacets.NEVER  # they would count the collection once for each choice
     sortable_by = ()
     actions = None
 
@@ -108,9 +112,14 @@ class StoredRowsAdmin(admin.ModelAdmin):
         return False
 
 
-def link(page: str, key: object) -> SafeString:
+def amount_text(minor: int, currency: str) -> str:
+    """Return an amount with its currency, kept on one line."""
+    return f"{format_amount(minor, currency)}\N{NO-BREAK SPACE}{currency}"
+
+
+def link(page: str, key: object, text: str | None = None) -> SafeString:
     """Return a link to the row `key`; `page` is such as `wallets_walletrow`."""
-    return format_html('<a href="{}">{}</a>', reverse(f"admin:{page}_change", args=[key]), key)
+    return format_html('<a href="{}">{}</a>', reverse(f"admin:{page}_change", args=[quote(key)]), text or key)
 
 
 def search_link(page: str, term: object, text: str) -> SafeString:

@@ -13,8 +13,7 @@ from django.utils.safestring import SafeString
 
 from ledger import selectors as ledger
 from payflow import clock
-from payflow.admin import StoredRowsAdmin, link
-from payflow.money import format_amount
+from payflow.admin import StoredRowsAdmin, amount_text, link
 from transfers import selectors
 from transfers.models import TransactionRow
 from transfers.states import TERMINAL, Status
@@ -48,21 +47,12 @@ class StatusFilter(admin.SimpleListFilter):
 class TransactionAdmin(StoredRowsAdmin):
     """Newest first; searched by transaction id or by a party's user id."""
 
-    list_display = (
-        "id",
-        "sender",
-        "receiver",
-        "amount",
-        "currency",
-        "status",
-        "initiated_at",
-        "needs_attention",
-    )
+    list_display = ("id", "status", "amount", "initiated_at", "sender", "receiver", "needs_attention")
     list_filter = (StatusFilter,)
     search_help_text = "A transaction's id or a user's id, exactly."
     search_fields = ("id",)
     fieldsets = (
-        (None, {"fields": ("id", "status", "amount", "currency", "description")}),
+        (None, {"fields": ("id", "status", "amount", "description")}),
         ("Parties", {"fields": ("sender", "sender_wallet", "receiver", "receiver_wallet")}),
         ("Saga", {"fields": ("timeline", "failure", "settlement", "entries")}),
         (
@@ -87,7 +77,7 @@ class TransactionAdmin(StoredRowsAdmin):
     @admin.display
     def amount(self, row: TransactionRow) -> str:
         """What is moved."""
-        return format_amount(row.amount_minor, row.currency)
+        return amount_text(row.amount_minor, row.currency)
 
     @admin.display
     def sender(self, row: TransactionRow) -> SafeString:
@@ -130,18 +120,19 @@ class TransactionAdmin(StoredRowsAdmin):
         """The entries of its operations, in the order in which they must come."""
         operations = [f"{row.id}:{operation}" for operation in ("debit", "credit", "refund")]
         found = ledger.find_entries(operations)
+        sides = {row.sender_wallet_id: "sender's", row.receiver_wallet_id: "receiver's"}
         rows = [
             (
-                link("ledger_entryrow", operation),
+                link("ledger_entryrow", entry.id, entry.id.rpartition(":")[2]),
                 entry.kind.value,
-                link("wallets_walletrow", entry.wallet_id),
-                format_amount(entry.amount_minor, entry.currency),
-                format_amount(entry.balance_minor, entry.currency),
+                amount_text(entry.amount_minor, entry.currency),
+                amount_text(entry.balance_minor, entry.currency),
                 clock.rfc3339(entry.created_at),
+                link("wallets_walletrow", entry.wallet_id, sides.get(entry.wallet_id)),
             )
-            for operation, entry in ((o, found[o]) for o in operations if o in found)
+            for entry in (found[operation] for operation in operations if operation in found)
         ]
-        return _table(("Operation", "Kind", "Wallet", "Amount", "Balance after", "Time"), rows)
+        return _table(("Operation", "Kind", "Amount", "Balance after", "Time", "Wallet"), rows)
 
 
 def _table(heads: tuple[str, ...], rows: list[tuple[Any, ...]]) -> SafeString:

@@ -10,8 +10,7 @@ from django.utils.safestring import SafeString
 from pymongo import ASCENDING
 
 from ledger import selectors as ledger
-from payflow.admin import StoredRowsAdmin, link, search_link
-from payflow.money import format_amount
+from payflow.admin import StoredRowsAdmin, amount_text, link, search_link
 from wallets.models import WalletRow
 
 
@@ -42,7 +41,7 @@ class WalletAdmin(StoredRowsAdmin):
     def balance(self, row: WalletRow) -> str:
         """What the newest ledger entry says."""
         head = ledger.find_head(wallet_id=row.id)
-        return f"{format_amount(head.balance_minor if head else 0, row.currency)} {row.currency}"
+        return amount_text(head.balance_minor if head else 0, row.currency)
 
     @admin.display(description="Ledger entries")
     def entries(self, row: WalletRow) -> SafeString:

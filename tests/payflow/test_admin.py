@@ -87,8 +87,8 @@ def test_a_transactions_page_tells_its_whole_story(staff: Client, paid: dict[str
         "&lt;b&gt;Lunch",
     ):
         assert word in text, word
-    assert f"{paid['_id']}:debit" in text
-    assert f"{paid['_id']}:credit" in text
+    for operation in ("debit", "credit"):
+        assert admin_quote(f"{paid['_id']}:{operation}") in text
 
 
 def test_a_failed_transactions_page_says_why(staff: Client) -> None:
@@ -101,7 +101,7 @@ def test_a_failed_transactions_page_says_why(staff: Client) -> None:
 
 def test_pages_of_wallets_and_entries_show_formatted_amounts(staff: Client, paid: dict[str, Any]) -> None:
     wallet = page_of(staff, "wallets", paid["sender_wallet_id"])
-    assert "87.50 USD" in wallet
+    assert "87.50\N{NO-BREAK SPACE}USD" in wallet
     entry = page_of(staff, "ledger_entries", f"{paid['_id']}:debit")
     assert "-12.50" in entry
     assert paid["sender_wallet_id"] in entry
