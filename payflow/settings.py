@@ -8,16 +8,14 @@ each variable.
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from datetime import timedelta
 from pathlib import Path
-from urllib.parse import quote
 
 import environ
 from django.core.exceptions import ImproperlyConfigured
 
 from payflow import signing
+from payflow.stack.paths import mongo_uri
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 env = environ.Env()
@@ -75,14 +73,7 @@ DEPOSITS_OPEN = env.bool("DEPOSITS_OPEN", default=not IS_PRODUCTION)
 DATA_DIR = Path(env.str("PAYFLOW_DATA_DIR", default=str(BASE_DIR / ".payflow"))).resolve()
 
 
-def _embedded_mongodb_uri() -> str:
-    """The address of the engine that `make run` starts; it depends on the data folder alone."""
-    digest = hashlib.sha256(str(DATA_DIR).encode()).hexdigest()[:8]
-    socket = Path(tempfile.gettempdir()) / f"payflow-{os.getuid()}-{digest}" / "mongodb.sock"
-    return f"mongodb://{quote(str(socket), safe='')}/?directConnection=true"
-
-
-MONGODB_URI = env.str("MONGODB_URI", default="" if IS_PRODUCTION else _embedded_mongodb_uri())
+MONGODB_URI = env.str("MONGODB_URI", default="" if IS_PRODUCTION else mongo_uri(DATA_DIR))
 MONGODB_DATABASE = env.str("MONGODB_DATABASE", default="payflow")
 MONGODB_SELECTION_TIMEOUT_MS = env.int("MONGODB_SELECTION_TIMEOUT_MS", default=2_000)
 MONGODB_SOCKET_TIMEOUT_MS = env.int("MONGODB_SOCKET_TIMEOUT_MS", default=20_000)

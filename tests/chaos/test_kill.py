@@ -1,4 +1,4 @@
-"""The real stack, over HTTP, while its processes die: what was answered happens once, and the ledger agrees."""
+"""The real stack over HTTP while its processes die: what was answered happens once, and the ledger agrees."""
 
 from __future__ import annotations
 
