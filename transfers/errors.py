@@ -33,6 +33,22 @@ class TransactionNotFound(NotFound):
     title = "Transaction not found"
 
 
+class HasEnded(Refused):
+    """There is nothing left to drive."""
+
+    code = "transaction_ended"
+    status = 409
+    title = "Transaction has ended"
+
+
+class NotRefundable(Refused):
+    """The money was not taken, or is the receiver's already."""
+
+    code = "not_refundable"
+    status = 409
+    title = "Transaction cannot be refunded"
+
+
 class CreditTimeout(Transient):
     """Credits did not answer within CREDIT_TIMEOUT_SECONDS; nothing is decided about them."""
 

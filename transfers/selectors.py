@@ -9,7 +9,7 @@ from typing import Any
 
 from payflow.mongodb import collection, unavailable_is_transient
 from transfers.documents import Transaction
-from transfers.states import Status
+from transfers.states import TERMINAL, Status
 
 QUERY_TIME_MS_MAX = 2_000
 
@@ -66,3 +66,26 @@ def find_stalled(*, now: datetime, limit: int) -> list[dict[str, Any]]:
     """Return up to `limit` transactions that are due for recovery, the longest overdue first."""
     with unavailable_is_transient():
         return list(collection(Transaction).find({"due_at": {"$lte": now}}).sort("due_at", 1).limit(limit))
+
+
+def list_sagas(
+    *,
+    limit: int,
+    due_before: datetime | None = None,
+    needs_attention: bool = False,
+    status: Status | None = None,
+) -> list[dict[str, Any]]:
+    """Return up to `limit` transactions for an operator.
+
+    Those that have not ended, the longest due first; of a terminal status, the newest first.
+    """
+    ended = status in TERMINAL
+    query: dict[str, Any] = {"due_at": {"$lte": due_before} if due_before else {"$exists": not ended}}
+    if needs_attention:
+        query["needs_attention"] = True
+    if status:
+        query["status"] = status.value
+    order = ("_id", -1) if ended else ("due_at", 1)
+    with unavailable_is_transient():
+        cursor = collection(Transaction).find(query).sort(*order).limit(limit)
+        return list(cursor.max_time_ms(QUERY_TIME_MS_MAX))

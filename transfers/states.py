@@ -60,6 +60,7 @@ RECEIVER_MISSING = Failure("receiver_not_found", "The receiver's wallet does not
 RECEIVER_CURRENCY = Failure("currency_mismatch", "The receiver's wallet holds another currency.")
 RECEIVER_FULL = Failure("balance_limit", "The receiver's wallet cannot hold the amount.")
 SIMULATED = Failure("simulated_failure", "The credit was refused on purpose, by the failure simulation.")
+REFUNDED_BY_OPERATOR = Failure("refunded_by_operator", "An operator had the transaction refunded.")
 CREDIT_EXHAUSTED = Failure("service_unavailable", "The receiver could not be credited in time.")
 
 DECLINES = {failure.code: failure for failure in (INSUFFICIENT_BALANCE, EXPIRED, SENDER_CLOSED)}
