@@ -98,8 +98,8 @@ def test_reset_takes_no_fields(staff: Party) -> None:
 
 
 @pytest.mark.parametrize(("method", "path"), [("GET", PATH), ("POST", PATH), ("POST", RESET)])
-def test_is_for_staff_only(alice: Party, anyone: Api, method: str, path: str) -> None:
-    assert_problem(alice.api.send(method, path, b"{}"), 403, "permission_denied")
+def test_is_for_staff_only(anna: Party, anyone: Api, method: str, path: str) -> None:
+    assert_problem(anna.api.send(method, path, b"{}"), 403, "permission_denied")
     assert_problem(anyone.send(method, path, b"{}"), 401, "not_authenticated")
 
 
@@ -107,11 +107,11 @@ def test_is_for_staff_only(alice: Party, anyone: Api, method: str, path: str) ->
     ("method", "path"), [("GET", PATH), ("POST", PATH), ("DELETE", PATH), ("POST", RESET), ("GET", RESET)]
 )
 def test_does_not_exist_in_production(
-    staff: Party, alice: Party, anyone: Api, settings: LazySettings, method: str, path: str
+    staff: Party, anna: Party, anyone: Api, settings: LazySettings, method: str, path: str
 ) -> None:
     settings.IS_PRODUCTION = True
     nowhere = anyone.get("/ledger/no-such-thing").json()["detail"]
-    for api in (staff.api, alice.api, anyone):
+    for api in (staff.api, anna.api, anyone):
         assert assert_problem(api.send(method, path, b"{}"), 404, "not_found")["detail"] == nowhere
 
 
