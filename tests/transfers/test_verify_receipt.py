@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from io import StringIO
@@ -153,6 +154,13 @@ def test_the_command_works_with_neither_servers_nor_secrets(tmp_path: Path, alic
     assert "not among the keys given" in unknown.stderr
     assert "Traceback" not in unknown.stderr
     assert run(receipt, "--keys", keys, "--online").returncode == 2
+
+
+def test_the_manuals_example_is_valid(tmp_path: Path) -> None:
+    manual = (Path(__file__).parents[2] / "docs" / "receipts.md").read_text()
+    document, keys = (json.loads(block) for block in re.findall(r"```json\n(.*?)```", manual, re.DOTALL))
+    words = said(saved(tmp_path, document), "--keys", saved(tmp_path, keys, "keys.json"))
+    assert words.startswith("This receipt is valid.")
 
 
 # --- Online -----------------------------------------------------------------------------------------------
