@@ -44,7 +44,7 @@ class TransactionViewSet(viewsets.ViewSet):
             _set_going(started.row["_id"])
         headers = {idempotency.REPLAYED_HEADER: "true"} if started.replayed else {}
         headers["Location"] = f"/transactions/{started.row['_id']}"
-        row, waited = _wait(request, as_initiated(started.row))
+        row, waited = _wait(request, dict(as_initiated(started.row)))
         return Response(transaction_body(row), status=201, headers={**headers, **waited})
 
     def list(self, request: Request) -> Response:
