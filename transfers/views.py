@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import asdict
 from typing import Any
 
 from django.conf import settings
@@ -17,6 +18,7 @@ from payflow import idempotency
 from payflow.api import prefer
 from payflow.api.pages import page
 from payflow.api.problems import problem
+from payflow.crashpoints import crash_point
 from payflow.errors import Transient
 from transfers import inbox, issuing, selectors, services, states, tasks
 from transfers.body import as_initiated, transaction_body
@@ -38,7 +40,7 @@ class TransactionViewSet(viewsets.ViewSet):
         wanted = StartTransaction(data=request.data)
         wanted.is_valid(raise_exception=True)
         asked = _transfer_request(request.user.id, wanted.validated_data)
-        digest = services.Key(key, idempotency.fingerprint(wanted.validated_data)) if key else None
+        digest = services.Key(key, idempotency.fingerprint(asdict(asked))) if key else None
         started = services.start_transaction(request=asked, key=digest)
         if not started.replayed:
             _set_going(started.row["_id"])
@@ -107,9 +109,13 @@ def _transfer_request(sender_id: str, asked: dict[str, Any]) -> services.Transfe
 def _set_going(transaction_id: str) -> None:
     """Put the transaction into the inbox, and start a chain if nobody has. Redis may be down: it is written
     down already, and recovery starts it later."""
+    crash_point("start.inserted")
     try:
-        if inbox.push([transaction_id]):
+        was_empty = inbox.push([transaction_id])
+        crash_point("start.pushed")
+        if was_empty:
             tasks.start_saga()
+            crash_point("start.published")
     except (Transient, OperationalError, RedisError):
         logger.warning("saga not started; recovery will", extra={"transaction_id": transaction_id})
 
