@@ -6,6 +6,7 @@ The money comes from outside and goes back there, so that the ledger it leaves c
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,13 +18,17 @@ from ledger.documents import LedgerEntry
 from payflow import clock
 from payflow.ids import new_id
 from payflow.mongodb import collection, ensure_indexes
-from tests.load import windows
+from tests.load import procfs, windows
 from tests.load.load import LoadError
 from tests.load.population import create_funded_wallet
 from tests.load.sizes import Sizes
 
 BATCH = 500
 FILL_PER_WALLET = 10
+# At rest: less of a CPU than this for so long. Its checkpoints come once a minute.
+REST_CPUS_MAX = 0.05
+REST_POLL_SECONDS = 5.0
+REST_SECONDS_MAX = 90.0
 Say = Callable[[str], None]
 
 
@@ -38,6 +43,7 @@ def posting_alone(sessions: Mapping[str, int], sizes: Sizes, say: Say) -> dict[s
     report = {"many_wallets": _measure(sessions, sizes, wallet_ids, say, "over many wallets")}
     report["one_wallet"] = _measure(sessions, sizes, hot, say, "into one wallet")
     _fill(wallet_ids, sizes.entries_many - sizes.windows * sizes.postings_per_window // 2, say)
+    _rest(sessions)
     report["long_history"] = _measure(sessions, sizes, wallet_ids, say, "in a long history")
     few, many = report["many_wallets"], report["long_history"]
     ratios = {
@@ -69,6 +75,16 @@ def _measure(
         "entries_before": entries,
         "windows": found,
     }
+
+
+def _rest(sessions: Mapping[str, int]) -> None:
+    """Wait until MongoDB has put away what it was filled with: that work is not the next posting's."""
+    deadline = time.monotonic() + REST_SECONDS_MAX
+    while time.monotonic() < deadline:
+        used = sum(procfs.cpu_seconds(sessions).values())
+        time.sleep(REST_POLL_SECONDS)
+        if sum(procfs.cpu_seconds(sessions).values()) - used < REST_POLL_SECONDS * REST_CPUS_MAX:
+            return
 
 
 def _post_batch(wallet_ids: list[str]) -> None:
