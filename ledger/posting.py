@@ -89,6 +89,7 @@ def _attempt(pending: Sequence[Posting]) -> tuple[dict[str, Entry], bool]:
     cool = [chain for chain in chains if 0 < len(chain) < HOT_WALLET_ENTRIES_MIN]
     landed, collided = _insert_in_rounds(cool)
     for chain in hot:
+        crash_point("posting.between_inserts")
         prefix = _insert(chain, ordered=True)
         landed += prefix
         collided = collided or len(prefix) < len(chain)
@@ -105,6 +106,8 @@ def _insert_in_rounds(chains: Iterable[list[Entry]]) -> tuple[list[Entry], bool]
         remaining = [chain for chain in remaining if len(chain) > round_]
         if not remaining:
             break
+        if round_:
+            crash_point("posting.between_inserts")
         through = _insert([chain[round_] for chain in remaining], ordered=False)
         arrived = {entry.wallet_id for entry in through}
         collided = collided or len(through) < len(remaining)

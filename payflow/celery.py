@@ -9,10 +9,11 @@ import logging.config
 import os
 
 from celery import Celery
-from celery.signals import before_task_publish, setup_logging, task_prerun, worker_process_init
+from celery.signals import before_task_publish, setup_logging, task_postrun, task_prerun, worker_process_init
 from django.conf import settings
 
 from payflow import correlation, mongodb
+from payflow.crashpoints import crash_point
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "payflow.settings")
 
@@ -34,6 +35,12 @@ def send_correlation_id(headers: dict | None = None, **_: object) -> None:
 def take_correlation_id(task: object = None, **_: object) -> None:
     """Continue with the correlation id that the message carries."""
     correlation.enter(getattr(getattr(task, "request", None), _HEADER, None))
+
+
+@task_postrun.connect
+def pass_the_last_crash_point(**_: object) -> None:
+    """The task is done and has published what follows, but its message is not acknowledged yet."""
+    crash_point("tasks.ended")
 
 
 @worker_process_init.connect

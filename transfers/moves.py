@@ -61,10 +61,11 @@ def move(
         # Somebody else moved some of them, and may have died before telling: tell everything.
         moved = in_status(load(ids_of(rows)), to)
         announce(moved)
-        return moved
-    moved = [{**row, **change, "history": [*row["history"], step]} for row in rows]
-    # The first move also tells of the start: the request that began it only wrote it down.
-    announce(moved, new_only=not tell_all and leaving is not Status.INITIATED)
+    else:
+        moved = [{**row, **change, "history": [*row["history"], step]} for row in rows]
+        # The first move also tells of the start: the request that began it only wrote it down.
+        announce(moved, new_only=not tell_all and leaving is not Status.INITIATED)
+    crash_point(f"saga.told_of_{to.value.lower()}")
     return moved
 
 
@@ -94,6 +95,7 @@ def finish(rows: list[Row]) -> None:
     with unavailable_is_transient():
         change = {"$unset": {"due_at": ""}, "$set": {"needs_attention": False}}
         collection(Transaction).update_many(query, change)
+    crash_point("saga.finished")
     for row in rows:
         code = (row.get("failure") or {}).get("code", "")
         ids = {"transaction_id": row["_id"], "correlation_id": row.get("correlation_id") or ""}

@@ -21,6 +21,7 @@ from django.conf import settings
 from redis import RedisError
 
 from payflow import clock, mongodb, redisdb
+from payflow.crashpoints import crash_point
 from payflow.errors import Transient
 from payflow.mongodb import collection, unavailable_is_transient
 from transfers import saga, selectors, states
@@ -59,6 +60,7 @@ def _recover() -> Report:
         return Report()
     rows, flagged = _claim(rows, now)
     undriven, newly_flagged = _drive_apart(rows)
+    crash_point("recovery.driven")
     report = Report(len(rows) - undriven, flagged + newly_flagged, undriven)
     logger.info("stalled transactions driven", extra={"driven": report.driven, "undriven": report.undriven})
     return report
@@ -104,6 +106,7 @@ def _claim(rows: list[Row], now: datetime) -> tuple[list[Row], int]:
         change = {"$set": {"due_at": clock.after(now, pause), "attempts": attempts + 1}}
         with unavailable_is_transient():
             count = collection(Transaction).update_many(query, change).modified_count
+        crash_point("recovery.claimed")
         # With some of them taken and some not, driving all of them does no harm.
         claimed += group if count else []
         if count and attempts + 1 >= settings.SAGA_ATTENTION_AFTER_ATTEMPTS:

@@ -12,6 +12,7 @@ from typing import Any
 from celery import Task, chain, shared_task
 from django.conf import settings
 
+from payflow.crashpoints import crash_point
 from payflow.errors import Transient
 from transfers import inbox, recovery, saga, states
 from transfers.errors import CreditTimeout
@@ -38,8 +39,10 @@ def debit(self: Task, transaction_ids: list[str] | None = None) -> list[str]:
     if transaction_ids is None:
         transaction_ids, more = inbox.pop(settings.SAGA_BATCH_MAX)
         self.request.args = [transaction_ids]  # a retry must work on these, not on the next ones
+        crash_point("tasks.popped")
         if more:
             start_saga()
+            crash_point("tasks.chain_published")
     return _hand_on(self, saga.debit(transaction_ids))
 
 
@@ -51,6 +54,7 @@ def credit(self: Task, transaction_ids: list[str]) -> list[str]:
         # A message of their own, so that they hold up nobody; it waits in a timer, not in a worker's child.
         wait = {"countdown": settings.CREDIT_TIMEOUT_SECONDS, "link_error": credit_failed.s()}
         credit_hanging.apply_async((step.hanging,), **wait)
+        crash_point("tasks.hanging_published")
     _refund_later(step.refused)
     return _hand_on(self, step.credited)
 
@@ -64,6 +68,7 @@ def credit_hanging(self: Task, transaction_ids: list[str]) -> None:
     _refund_later(step.refused)
     if step.credited:
         complete.delay(step.credited)
+        crash_point("tasks.complete_published")
     if step.hanging:
         wait, tries = settings.CREDIT_TIMEOUT_SECONDS, settings.CREDIT_TIMEOUT_RETRIES_MAX
         raise self.retry((step.hanging,), exc=CreditTimeout(), countdown=wait, max_retries=tries)
@@ -127,6 +132,7 @@ def _hand_on(task: Task, transaction_ids: list[str]) -> list[str]:
 def _refund_later(transaction_ids: list[str]) -> None:
     if transaction_ids:
         refund.apply_async((transaction_ids,), link_error=refund_failed.s())
+        crash_point("tasks.refund_published")
 
 
 def _log_failure(message: str, request: Any, error: Exception, **extra: Any) -> None:

@@ -12,6 +12,7 @@ from ledger import chain, posting
 from ledger import selectors as ledger
 from ledger.chain import Entry, Kind, Posting
 from payflow import clock
+from payflow.crashpoints import crash_point
 from payflow.errors import IdempotencyKeyReused, Transient
 from payflow.ids import new_id
 from payflow.money import format_amount
@@ -125,6 +126,7 @@ def _move(kind: Kind, user_id: str, currency: str, amount_minor: int, key: str |
     if earlier is None and not selectors.is_active(wallet):
         raise WalletClosed("This wallet is frozen or closed; no money can move in or out.")
     entry = earlier or posting.post([wish]).get(operation_id)
+    crash_point("wallets.posted")
     if entry is None:
         raise Transient("The ledger could not be written. Try again shortly.")
     if not chain.answers(entry, wish):
