@@ -64,6 +64,7 @@ class TransactionAdmin(StoredRowsAdmin):
                     "due_at",
                     "attempts",
                     "needs_attention",
+                    "operator_actions",
                     "correlation_id",
                 )
             },
@@ -107,6 +108,16 @@ class TransactionAdmin(StoredRowsAdmin):
         return _table(("Time", "Status", "Reason"), moves)
 
     @admin.display
+    def operator_actions(self, row: TransactionRow) -> SafeString:
+        """What operators did by `manage.py saga`."""
+        document = selectors.find_transaction(transaction_id=row.id) or {}
+        acts = [
+            (clock.rfc3339(act["at"]), act["who"], act["action"], act["outcome"])
+            for act in document.get("operator_actions") or []
+        ]
+        return _table(("Time", "Who", "Action", "Outcome"), acts)
+
+    @admin.display
     def failure(self, row: TransactionRow) -> str:
         """Why it failed, and whether the money went back."""
         document = selectors.find_transaction(transaction_id=row.id) or {}
@@ -137,7 +148,7 @@ class TransactionAdmin(StoredRowsAdmin):
 
 def _table(heads: tuple[str, ...], rows: list[tuple[Any, ...]]) -> SafeString:
     if not rows:
-        return format_html("-")
+        return format_html("{}", "-")
     head = format_html_join("", "<th>{}</th>", ((name,) for name in heads))
     body = format_html_join(
         "", "<tr>{}</tr>", ((format_html_join("", "<td>{}</td>", ((cell,) for cell in row)),) for row in rows)

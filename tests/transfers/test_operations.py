@@ -10,8 +10,11 @@ from typing import Any
 
 import pytest
 from django.conf import LazySettings
+from django.contrib.admin.utils import quote
 from django.core.management import CommandError, call_command
+from django.test import Client
 
+from accounts.models import User
 from ledger import posting
 from ledger.chain import Kind, Posting
 from payflow import clock
@@ -249,6 +252,15 @@ def test_an_action_is_no_part_of_the_history_nor_of_what_others_see(alice: str, 
     transaction = world.start(alice, bob, 100)
     run("retry", transaction, "--who", "carol")
     assert "carol" not in str(transaction_body(world.row_of(transaction)))
+
+
+def test_staff_see_an_action_in_the_admin(alice: str, bob: str) -> None:
+    transaction = world.start(alice, bob, 100)
+    run("retry", transaction, "--who", "<carol>")
+    browser = Client()
+    browser.force_login(User.objects.create(email="s@example.com", is_staff=True, is_superuser=True))
+    page = browser.get(f"/admin/transfers/transactionrow/{quote(transaction)}/change/").content.decode()
+    assert "<td>&lt;carol&gt;</td><td>retry</td><td>COMPLETED</td>" in page
 
 
 def test_an_action_is_logged_and_named_after_whoever_runs_it(
