@@ -300,6 +300,8 @@ SAGA_EXPIRES_AFTER_SECONDS = env.float("SAGA_EXPIRES_AFTER_SECONDS", default=900
 SAGA_ATTENTION_AFTER_ATTEMPTS = env.int("SAGA_ATTENTION_AFTER_ATTEMPTS", default=10)
 CREDIT_TIMEOUT_SECONDS = env.float("CREDIT_TIMEOUT_SECONDS", default=3.0)
 CREDIT_TIMEOUT_RETRIES_MAX = env.int("CREDIT_TIMEOUT_RETRIES_MAX", default=1)
+# /health says "degraded" when a transaction has been under way for longer: most likely no worker runs.
+SAGA_QUEUE_AGE_SECONDS_MAX = env.float("SAGA_QUEUE_AGE_SECONDS_MAX", default=30.0)
 RECOVERY_EVERY_SECONDS = env.float("RECOVERY_EVERY_SECONDS", default=2.0)
 RECOVERY_BATCH_MAX = env.int("RECOVERY_BATCH_MAX", default=500)
 RECOVERY_LOCK_SECONDS = env.float("RECOVERY_LOCK_SECONDS", default=5.0)
@@ -325,14 +327,19 @@ CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_WORKER_SEND_TASK_EVENTS = True
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_CONNECTION_MAX_RETRIES = None
+# A message of a worker that died, or has stood still for so long, is delivered to another.
+_VISIBILITY_TIMEOUT_SECONDS = env.int("CELERY_VISIBILITY_TIMEOUT_SECONDS", default=90)
 CELERY_BROKER_TRANSPORT_OPTIONS = {
     "global_keyprefix": "payflow:celery:",
-    "visibility_timeout": 90,
-    "unacked_restore_interval": 5,
+    "visibility_timeout": _VISIBILITY_TIMEOUT_SECONDS,
+    "unacked_restore_interval": max(1, min(5, _VISIBILITY_TIMEOUT_SECONDS // 4)),
+    "unacked_restore_throttle": 1,
     "socket_timeout": 10,
     "socket_connect_timeout": 2,
     "socket_keepalive": True,
 }
+# For drills: each message is delivered twice.
+DUPLICATE_MESSAGES = not IS_PRODUCTION and env.bool("PAYFLOW_DUPLICATE_MESSAGES", default=False)
 # A request that finds the broker gone gives up within a second: recovery starts the saga later.
 CELERY_TASK_PUBLISH_RETRY = False
 CELERY_BEAT_SCHEDULE = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.conf import settings
 from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
@@ -29,15 +31,29 @@ class Root(Public):
         return Response({"name": "PayFlow", "version": settings.VERSION, "links": links})
 
 
-class Health(Public):
-    """`GET /health`: each dependency; 503 if one is down."""
+class Ready(Public):
+    """`GET /health/ready`: send requests here only while this is 200."""
 
     def get(self, request: Request) -> Response:
         """Return the verdict on each dependency."""
         verdicts = health.check()
         healthy = set(verdicts.values()) == {"up"}
-        body = {"status": "ok" if healthy else "degraded", "dependencies": verdicts}
+        body = {"status": "ok" if healthy else "degraded", "dependencies": verdicts, **self.more(healthy)}
         return Response(body, status=200 if healthy else 503, headers={} if healthy else {"Retry-After": "2"})
+
+    def more(self, healthy: bool) -> dict[str, Any]:
+        """Return what else to say."""
+        return {}
+
+
+class Health(Ready):
+    """`GET /health`: each dependency, 503 if one is down; and how the work gets on."""
+
+    def more(self, healthy: bool) -> dict[str, Any]:
+        """Add the reports; one that is not well makes the status "degraded"."""
+        made = health.reports() if healthy else {}
+        well = healthy and all(report.is_well for report in made.values())
+        return {"status": "ok" if well else "degraded", **{name: r.facts for name, r in made.items()}}
 
 
 class Live(Public):
@@ -46,7 +62,3 @@ class Live(Public):
     def get(self, request: Request) -> Response:
         """Return 200."""
         return Response({"status": "ok"})
-
-
-class Ready(Health):
-    """`GET /health/ready`: send traffic here only while this is 200."""

@@ -7,7 +7,12 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from django.conf import settings
+
+from payflow import clock
+from payflow.health import Report
 from payflow.mongodb import collection, unavailable_is_transient
+from transfers import states
 from transfers.documents import Transaction
 from transfers.states import TERMINAL, Status
 
@@ -89,3 +94,19 @@ def list_sagas(
     with unavailable_is_transient():
         cursor = collection(Transaction).find(query).sort(*order).limit(limit)
         return list(cursor.max_time_ms(QUERY_TIME_MS_MAX))
+
+
+def report_saga() -> Report:
+    """Say how long the oldest transaction that has not ended has been under way: with no worker, it grows.
+
+    Reads the oldest few of the sparse list that recovery works on, however many transactions there are.
+    """
+    query = {"due_at": {"$exists": True}, "status": {"$nin": sorted(states.TERMINAL)}}
+    with unavailable_is_transient():
+        cursor = collection(Transaction).find(query, {"initiated_at": 1}).sort("due_at", 1)
+        rows = list(cursor.limit(1).max_time_ms(QUERY_TIME_MS_MAX))
+    age_seconds = (clock.now() - rows[0]["initiated_at"]).total_seconds() if rows else 0.0
+    is_well = age_seconds < settings.SAGA_QUEUE_AGE_SECONDS_MAX
+    return Report(
+        is_well, {"status": "up" if is_well else "stalled", "queue_age_seconds": round(age_seconds, 3)}
+    )

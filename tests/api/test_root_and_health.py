@@ -10,6 +10,7 @@ from django.conf import LazySettings
 
 from payflow import health
 from tests.api.client import Api, Party, assert_problem, facts
+from tests.transfers import world
 from wallets import selectors
 
 HEALTHY = {"status": "ok", "dependencies": {"mongodb": "up", "redis": "up"}}
@@ -37,8 +38,21 @@ def test_the_root_refuses_a_host_that_is_not_ours(anyone: Api, host: str) -> Non
 @pytest.mark.parametrize("path", ["/health", "/health/ready"])
 def test_healthy_while_every_dependency_answers(anyone: Api, path: str) -> None:
     response = anyone.get(path)
-    assert (response.status_code, response.json()) == (200, HEALTHY)
+    body = response.json()
+    saga = body.pop("saga", None)
+    assert (response.status_code, body) == (200, HEALTHY)
+    assert saga == ({"status": "up", "queue_age_seconds": 0.0} if path == "/health" else None)
     assert "Retry-After" not in response
+
+
+def test_degraded_but_serving_while_no_worker_takes_what_waits(anyone: Api, anna: Party, bob: Party) -> None:
+    sent = anna.api.post_json("/transactions", {"receiver_id": bob.id, "amount": "1.00"}).json()
+    world.make_old(sent["id"], seconds=60)
+    response = anyone.get("/health")
+    body = response.json()
+    assert (response.status_code, body["status"], body["saga"]["status"]) == (200, "degraded", "stalled")
+    assert body["saga"]["queue_age_seconds"] >= 60
+    assert anyone.get("/health/ready").json() == HEALTHY
 
 
 @pytest.mark.parametrize("path", ["/health", "/health/ready"])

@@ -1,0 +1,18 @@
+"""Start-up of the transfers app: tells health how the saga gets on."""
+
+from __future__ import annotations
+
+from django.apps import AppConfig
+
+from payflow import health
+from transfers import selectors
+
+
+class TransfersConfig(AppConfig):
+    """Transactions and their saga."""
+
+    name = "transfers"
+
+    def ready(self) -> None:
+        """Run once per process."""
+        health.REPORTS["saga"] = selectors.report_saga
