@@ -12,7 +12,7 @@ from celery import Celery
 from celery.signals import before_task_publish, setup_logging, task_postrun, task_prerun, worker_process_init
 from django.conf import settings
 
-from payflow import correlation, mongodb
+from payflow import correlation, duplicates, mongodb
 from payflow.crashpoints import crash_point
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "payflow.settings")
@@ -20,6 +20,9 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "payflow.settings")
 app = Celery("payflow")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
+
+if settings.DUPLICATE_MESSAGES:
+    duplicates.deliver_twice(settings.DATA_DIR)
 
 _HEADER = "correlation_id_payflow"
 
