@@ -75,6 +75,7 @@ class Supervisor:
         }
         self._verbose = verbose
         self._lock = threading.RLock()
+        self._are_deaths_expected = False
         self._stopping = threading.Event()
         self._failed = threading.Event()
         self._failure = ""
@@ -127,6 +128,10 @@ class Supervisor:
             entry.killed_on_purpose |= number not in (signal.SIGSTOP, signal.SIGCONT)
             entry.process.signal(number)
 
+    def expect_deaths(self) -> None:
+        """From now on no death counts as a crash: somebody has the processes die in ways of their own."""
+        self._are_deaths_expected = True
+
     def wait_failed(self, seconds: float) -> bool:
         """Waits until a process has died too often, at most so long."""
         return self._failed.wait(seconds)
@@ -157,7 +162,8 @@ class Supervisor:
         """Removes what the dead process left of its group, then decides whether and when to start again."""
         process, now = entry.process, time.monotonic()
         process.reap(0.0)
-        if entry.killed_on_purpose or now - entry.started_at > EARLY_DEATH_SECONDS:
+        is_expected = entry.killed_on_purpose or self._are_deaths_expected
+        if is_expected or now - entry.started_at > EARLY_DEATH_SECONDS:
             entry.early_deaths = 0
         else:
             entry.early_deaths += 1

@@ -114,6 +114,14 @@ def test_deaths_on_purpose_are_no_crash_loop(supervise) -> None:
     assert supervisor.is_running("worker")
 
 
+def test_deaths_of_their_own_are_no_crash_loop_when_they_are_expected(supervise, monkeypatch) -> None:
+    monkeypatch.setattr(module, "BACKOFF_SECONDS", 0.01)
+    supervisor = supervise(worker="sleep 0.05")
+    supervisor.expect_deaths()
+    wait_until(lambda: supervisor.restarts("worker") > module.EARLY_DEATHS_MAX + 1)
+    supervisor.check()
+
+
 def test_stop_leaves_nothing_behind_even_of_what_ignores_it(supervise, tmp_path: Path) -> None:
     stubborn = "sh -c 'trap \"\" TERM; sleep 600 & echo $! >> children; while :; do wait; done'"
     supervisor = supervise(polite="sleep 600", stubborn=stubborn)
