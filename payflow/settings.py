@@ -37,6 +37,8 @@ DEBUG = env.bool("PAYFLOW_DEBUG", default=False)
 _DEVELOPMENT_SECRET = "development-only-secret-never-use-it-where-money-is-real"  # noqa: S105
 _SECRET_LENGTH_MIN = 32
 SECRET_KEY = env.str("DJANGO_SECRET_KEY", default="" if IS_PRODUCTION else _DEVELOPMENT_SECRET)
+# Former secret keys: what they have sealed and signed still holds.
+SECRET_KEY_FALLBACKS = env.list("DJANGO_SECRET_KEY_FALLBACKS", default=[])
 JWT_SIGNING_KEY = env.str("JWT_SIGNING_KEY", default="" if IS_PRODUCTION else _DEVELOPMENT_SECRET + "-jwt")
 
 # --- Receipts ---------------------------------------------------------------------------------------------
@@ -75,15 +77,14 @@ DATA_DIR = Path(env.str("PAYFLOW_DATA_DIR", default=str(BASE_DIR / ".payflow")))
 
 MONGODB_URI = env.str("MONGODB_URI", default="" if IS_PRODUCTION else mongo_uri(DATA_DIR))
 MONGODB_DATABASE = env.str("MONGODB_DATABASE", default="payflow")
-MONGODB_SELECTION_TIMEOUT_MS = env.int("MONGODB_SELECTION_TIMEOUT_MS", default=2_000)
-# One operation, retries included. The Procfile gives the web processes less: a client waits there.
+# One operation, finding the server and retries included. The Procfile gives the web processes less, because
+# a client waits there.
 MONGODB_TIMEOUT_MS = env.int("MONGODB_TIMEOUT_MS", default=20_000)
 # Every write waits until a majority has it in its journal: an answered 201 survives the loss of a node.
 MONGODB_OPTIONS = {
     "w": "majority",
     "journal": True,
     "connectTimeoutMS": 2_000,
-    "serverSelectionTimeoutMS": MONGODB_SELECTION_TIMEOUT_MS,
     "timeoutMS": MONGODB_TIMEOUT_MS,
     "appname": "payflow",
 }
@@ -307,6 +308,14 @@ RECOVERY_BATCH_MAX = env.int("RECOVERY_BATCH_MAX", default=500)
 RECOVERY_LOCK_SECONDS = env.float("RECOVERY_LOCK_SECONDS", default=5.0)
 RECOVERY_TICK_SECONDS_MAX = env.float("RECOVERY_TICK_SECONDS_MAX", default=20.0)
 
+# --- The continuous audit ---------------------------------------------------------------------------------
+
+AUDIT_EVERY_SECONDS = env.float("AUDIT_EVERY_SECONDS", default=10.0)
+AUDIT_TICK_SECONDS_MAX = env.float("AUDIT_TICK_SECONDS_MAX", default=5.0)
+AUDIT_NEW_ENTRIES_MAX = env.int("AUDIT_NEW_ENTRIES_MAX", default=5_000)
+AUDIT_OLD_ENTRIES_MAX = env.int("AUDIT_OLD_ENTRIES_MAX", default=1_000)
+AUDIT_WALLETS_MAX = env.int("AUDIT_WALLETS_MAX", default=500)
+
 # --- Celery -----------------------------------------------------------------------------------------------
 
 CELERY_BROKER_URL = REDIS_URL
@@ -314,6 +323,13 @@ CELERY_RESULT_BACKEND = None
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_DEFAULT_QUEUE = "payflow-saga"
 CELERY_TASK_CREATE_MISSING_QUEUES = True
+CELERY_TASK_ROUTES = {
+    "transfers.*": {"queue": "payflow-saga"},
+    # Reads much and hurries nobody: not beside the saga's steps.
+    "transfers.audit": {"queue": "payflow-notifications"},
+    "webhooks.*": {"queue": "payflow-webhooks"},
+    "notifications.*": {"queue": "payflow-notifications"},
+}
 CELERY_TASK_ACKS_LATE = True
 CELERY_TASK_REJECT_ON_WORKER_LOST = False
 CELERY_TASK_SERIALIZER = CELERY_RESULT_SERIALIZER = "json"
@@ -347,6 +363,11 @@ CELERY_BEAT_SCHEDULE = {
         "task": "transfers.recover",
         "schedule": RECOVERY_EVERY_SECONDS,
         "options": {"expires": 3 * RECOVERY_EVERY_SECONDS},
+    },
+    "audit-what-is-new": {
+        "task": "transfers.audit",
+        "schedule": AUDIT_EVERY_SECONDS,
+        "options": {"expires": AUDIT_EVERY_SECONDS},
     },
 }
 

@@ -18,7 +18,6 @@ from transfers import inbox, recovery, saga, states
 from transfers.errors import CreditTimeout
 
 logger = logging.getLogger(__name__)
-QUEUE = "payflow-saga"
 RETRY: dict[str, Any] = {
     "autoretry_for": (Transient,),
     "max_retries": 5,
@@ -33,7 +32,7 @@ def start_saga() -> None:
     chain(debit.s(), credit.s().on_error(credit_failed.s()), complete.s()).apply_async()
 
 
-@shared_task(name="transfers.debit", queue=QUEUE, bind=True, **RETRY)
+@shared_task(name="transfers.debit", bind=True, **RETRY)
 def debit(self: Task, transaction_ids: list[str] | None = None) -> list[str]:
     """Debit what was given, else what waits in the inbox; start another chain if more waits."""
     if transaction_ids is None:
@@ -46,7 +45,7 @@ def debit(self: Task, transaction_ids: list[str] | None = None) -> list[str]:
     return _hand_on(self, saga.debit(transaction_ids))
 
 
-@shared_task(name="transfers.credit", queue=QUEUE, bind=True, **RETRY)
+@shared_task(name="transfers.credit", bind=True, **RETRY)
 def credit(self: Task, transaction_ids: list[str]) -> list[str]:
     """Credit, or decide a refund and enqueue it."""
     step = saga.credit(transaction_ids)
@@ -59,9 +58,7 @@ def credit(self: Task, transaction_ids: list[str]) -> list[str]:
     return _hand_on(self, step.credited)
 
 
-@shared_task(
-    name="transfers.credit_hanging", queue=QUEUE, bind=True, dont_autoretry_for=(CreditTimeout,), **RETRY
-)
+@shared_task(name="transfers.credit_hanging", bind=True, dont_autoretry_for=(CreditTimeout,), **RETRY)
 def credit_hanging(self: Task, transaction_ids: list[str]) -> None:
     """Look again at credits that have hung past their limit; what still hangs gets one more, then fails."""
     step = saga.credit(transaction_ids)
@@ -74,25 +71,25 @@ def credit_hanging(self: Task, transaction_ids: list[str]) -> None:
         raise self.retry((step.hanging,), exc=CreditTimeout(), countdown=wait, max_retries=tries)
 
 
-@shared_task(name="transfers.complete", queue=QUEUE, **RETRY)
+@shared_task(name="transfers.complete", **RETRY)
 def complete(transaction_ids: list[str]) -> None:
     """Close credited transactions."""
     saga.complete(transaction_ids)
 
 
-@shared_task(name="transfers.refund", queue=QUEUE, **RETRY)
+@shared_task(name="transfers.refund", **RETRY)
 def refund(transaction_ids: list[str]) -> None:
     """Refund transactions whose settlement is REFUND."""
     saga.refund(transaction_ids)
 
 
-@shared_task(name="transfers.refund_failed_credits", queue=QUEUE, **RETRY)
+@shared_task(name="transfers.refund_failed_credits", **RETRY)
 def refund_failed_credits(transaction_ids: list[str]) -> None:
     """Refund those transactions that have decided nothing yet; what has decided CREDIT stays."""
     saga.refund(transaction_ids, undecided_because=states.CREDIT_EXHAUSTED, tell_all=True)
 
 
-@shared_task(name="transfers.credit_failed", queue=QUEUE)
+@shared_task(name="transfers.credit_failed")
 def credit_failed(request: Any, error: Exception, traceback: Any) -> None:
     """A credit task's error callback: its retries are exhausted, so enqueue the refund.
 
@@ -105,14 +102,14 @@ def credit_failed(request: Any, error: Exception, traceback: Any) -> None:
         refund_failed_credits.apply_async((request.args[0],), link_error=refund_failed.s())
 
 
-@shared_task(name="transfers.refund_failed", queue=QUEUE)
+@shared_task(name="transfers.refund_failed")
 def refund_failed(request: Any, error: Exception, traceback: Any) -> None:
     """A refund task's error callback: say so; recovery goes on refunding."""
     _log_failure("refund failed; recovery goes on", request, error)
     saga.announce_failed_refunds(request.args[0])
 
 
-@shared_task(name="transfers.recover", queue=QUEUE)
+@shared_task(name="transfers.recover")
 def recover() -> None:
     """Beat's task: re-drive what has stalled, and start a chain if the inbox waits without one."""
     try:

@@ -56,7 +56,7 @@ def mongodb_down(settings: LazySettings) -> Iterator[None]:
     """The address of mongoengine's documents with nobody listening there."""
     uri, options = settings.MONGODB_URI, settings.MONGODB_OPTIONS
     settings.MONGODB_URI = f"mongodb://127.0.0.1:{free_port()}/?directConnection=true"
-    settings.MONGODB_OPTIONS = {**options, "serverSelectionTimeoutMS": 100}
+    settings.MONGODB_OPTIONS = {**options, "timeoutMS": 100}
     mongodb.reconnect()
     yield
     settings.MONGODB_URI, settings.MONGODB_OPTIONS = uri, options

@@ -107,7 +107,7 @@ def test_mongodb_down_exits_2_with_one_sentence() -> None:
     environment = {
         **os.environ,
         "MONGODB_URI": "mongodb://127.0.0.1:9/?directConnection=true",
-        "MONGODB_SELECTION_TIMEOUT_MS": "200",
+        "MONGODB_TIMEOUT_MS": "200",
     }
     command = [sys.executable, "manage.py", "audit"]
     done = subprocess.run(
