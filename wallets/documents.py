@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from mongoengine import DateTimeField, Document, StringField
+from mongoengine import DateTimeField, Document, ListField, StringField
 
 
 class Status(StrEnum):
@@ -15,6 +15,13 @@ class Status(StrEnum):
     CLOSED = "CLOSED"
 
 
+class Hold(StrEnum):
+    """Why a wallet is frozen. Each reason is lifted by who set it; the last one lifted thaws the wallet."""
+
+    ACCOUNT = "account_deactivated"
+    AUDIT = "broken_chain"
+
+
 class Wallet(Document):
     """One user's money in one currency."""
 
@@ -22,6 +29,8 @@ class Wallet(Document):
     user_id = StringField(required=True)
     currency = StringField(required=True)
     status = StringField(required=True, choices=[s.value for s in Status])
+    # Of a frozen wallet: one or more of Hold.
+    frozen_because = ListField(StringField())
     created_at = DateTimeField(required=True)
     updated_at = DateTimeField(required=True)
 

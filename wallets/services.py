@@ -16,9 +16,9 @@ from payflow.crashpoints import crash_point
 from payflow.errors import IdempotencyKeyReused, Transient
 from payflow.ids import new_id
 from payflow.money import format_amount
-from payflow.mongodb import unavailable_is_transient
+from payflow.mongodb import collection, unavailable_is_transient
 from wallets import selectors
-from wallets.documents import Status, Wallet
+from wallets.documents import Hold, Status, Wallet
 from wallets.errors import (
     BalanceLimit,
     Declined,
@@ -86,18 +86,51 @@ def get_wallet(*, user_id: str, currency: str) -> Wallet:
 
 def freeze_wallets(*, user_id: str) -> None:
     """Stop money from moving in or out of a user's wallets. Safe to repeat."""
-    _change_status(user_id, leaving=Status.ACTIVE, to=Status.FROZEN)
+    _hold({"user_id": user_id}, Hold.ACCOUNT)
 
 
 def unfreeze_wallets(*, user_id: str) -> None:
-    """Undo `freeze_wallets`. Closed wallets stay closed."""
-    _change_status(user_id, leaving=Status.FROZEN, to=Status.ACTIVE)
+    """Undo `freeze_wallets`. Closed wallets stay closed, and those that the audit froze stay frozen."""
+    _release({"user_id": user_id}, Hold.ACCOUNT)
 
 
-def _change_status(user_id: str, *, leaving: Status, to: Status) -> None:
+def freeze_broken_wallet(wallet_id: str) -> None:
+    """Stop money from moving in or out of one wallet, because its chain is broken. Safe to repeat."""
+    _hold({"_id": wallet_id}, Hold.AUDIT)
+
+
+def unfreeze_broken_wallet(wallet_id: str) -> Wallet:
+    """Undo `freeze_broken_wallet`; a deactivated user's wallet stays frozen. Raises WalletNotFound."""
+    _release({"_id": wallet_id}, Hold.AUDIT)
+    wallet = selectors.find_wallet_by_id(wallet_id=wallet_id)
+    if wallet is None:
+        raise WalletNotFound("There is no such wallet.")
+    return wallet
+
+
+def _hold(which: dict[str, str], hold: Hold) -> None:
+    standing = {"status": {"$in": [Status.ACTIVE.value, Status.FROZEN.value]}}
     with unavailable_is_transient():
-        Wallet.objects(user_id=user_id, status=leaving.value).update(
-            set__status=to.value, set__updated_at=clock.now()
+        collection(Wallet).update_many(
+            {**which, **standing, "frozen_because": {"$ne": hold.value}},
+            {
+                "$set": {"status": Status.FROZEN.value, "updated_at": clock.now()},
+                "$addToSet": {"frozen_because": hold.value},
+            },
+        )
+
+
+def _release(which: dict[str, str], hold: Hold) -> None:
+    """Lift one reason and thaw what has none left, in one update: nothing can come between the two.
+
+    Where no reason is noted, it is the one that there was before there were others.
+    """
+    left = {"$setDifference": [{"$ifNull": ["$frozen_because", [Hold.ACCOUNT.value]]}, [hold.value]]}
+    status = {"$cond": [{"$eq": ["$frozen_because", []]}, Status.ACTIVE.value, Status.FROZEN.value]}
+    with unavailable_is_transient():
+        collection(Wallet).update_many(
+            {**which, "status": Status.FROZEN.value},
+            [{"$set": {"frozen_because": left, "updated_at": clock.now()}}, {"$set": {"status": status}}],
         )
 
 
