@@ -9,18 +9,19 @@ looks wrong about a transaction is read again, the transaction before and after 
 if it did not move meanwhile. Sums compare two streams that are read at different times, so it is enough that
 they hold over everything older than a grace period.
 
-What no audit of a chain can see is the loss of its newest entries, unless they belong to a transaction.
+What a chain cannot show, the loss of its newest entries or that all of it was computed anew, the checkpoints
+of the continuous audit do.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import groupby
 from typing import Any
 
-from ledger import crosscheck
+from ledger import checkpoints, crosscheck
 from ledger.crosscheck import Transactions
 from ledger.reading import Progress, Reader
 from ledger.verdict import Tally, Verdict
@@ -37,12 +38,14 @@ def audit(
     transactions: Transactions | None = None,
     wallet_id: str | None = None,
     expect_settled: bool = False,
+    against_checkpoints: bool = True,
     on_progress: Progress = lambda done, total: None,
 ) -> Verdict:
     """Verify the ledger, or one wallet's part of it, and return the verdict.
 
     Without `transactions`, what needs them (L7) is left out; with `wallet_id`, what needs every wallet (L5
     and L6). With `expect_settled` a transaction that has not ended is a violation: for a system at rest.
+    Against the checkpoints the ledger is compared unless that is switched off.
     Raises Transient when MongoDB does not answer.
     """
     started = time.perf_counter()
@@ -53,7 +56,13 @@ def audit(
         reader.expect(scope)
         if not reader.has_unique_index():
             tally.report(Fault("L1", "the unique index on (wallet_id, sequence) is missing: chains can fork"))
-        _walk_chains(reader, tally, scope)
+        missing = checkpoints.MissingCheckpoints(
+            tally, _complete_since(tally) if against_checkpoints else None
+        )
+        _walk_chains(reader, tally, scope, missing)
+        missing.report()
+        if against_checkpoints:
+            checkpoints.compare(tally, wallet_id=wallet_id)
         check = crosscheck.Crosscheck(reader, tally, transactions, expect_settled=expect_settled)
         if wallet_id is None:
             check.everything()
@@ -66,19 +75,31 @@ def audit(
     return tally.verdict
 
 
-def _walk_chains(reader: Reader, tally: Tally, scope: dict[str, str]) -> None:
+def _complete_since(tally: Tally) -> datetime | None:
+    """Return the moment before which a wallet began that must have a checkpoint."""
+    try:
+        state = checkpoints.trusted_state()
+    except checkpoints.Untrusted as reason:
+        tally.report(Fault("L1", f"{reason}"))
+        return None
+    return state.get("complete_since") if state else None
+
+
+def _walk_chains(
+    reader: Reader, tally: Tally, scope: dict[str, str], missing: checkpoints.MissingCheckpoints
+) -> None:
     """Verify L1, L2 and L3, and add up one side of the sums."""
     entries = reader.stream(scope, order={"wallet_id": 1, "sequence": 1})
     for _, chain in groupby(entries, key=_wallet_of):
         tally.verdict.wallets += 1
-        _walk_chain(chain, tally)
+        _walk_chain(chain, tally, missing)
 
 
 def _wallet_of(entry: Document) -> Any:
     return entry.get("wallet_id")
 
 
-def _walk_chain(chain: Iterable[Document], tally: Tally) -> None:
+def _walk_chain(chain: Iterable[Document], tally: Tally, missing: checkpoints.MissingCheckpoints) -> None:
     previous: Document | None = None
     newest_aged: Document | None = None
     is_linked = True
@@ -91,6 +112,8 @@ def _walk_chain(chain: Iterable[Document], tally: Tally) -> None:
             continue
         for fault in entry_faults(entry):
             tally.report(fault, entry)
+        if is_linked and previous is None:
+            missing.meet(entry)
         if is_linked:
             for fault in link_faults(previous, entry):
                 tally.report(fault, entry)

@@ -78,6 +78,12 @@ class Crosscheck:
             named = {f.id for f in found if wallet_id in (f.sender_wallet_id, f.receiver_wallet_id)}
             self._confirm([id_ for id_ in ids if id_ not in named])
 
+    def these(self, transaction_ids: Collection[str]) -> None:
+        """Check some transactions."""
+        facts, entries = self._facts(transaction_ids), _grouped(self._reader.legs(transaction_ids))
+        legs = {id_: legs_of(entries.get(id_, ())) for id_ in transaction_ids}
+        self._confirm([id_ for id_ in transaction_ids if any(self._faults(facts.get(id_), legs[id_]))])
+
     def _merged(self) -> Iterator[tuple[str, TransactionFact | None, Legs]]:
         """Merge entries and transactions; both come in order of the transaction's id."""
         query = {"_id": {"$gte": TRANSACTION_PREFIX, "$lt": _after(TRANSACTION_PREFIX)}}

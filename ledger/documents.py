@@ -1,11 +1,11 @@
-"""The stored shape of the ledger: one append-only collection.
+"""The stored shape of the ledger: one append-only collection, and beside it what the audit remembers.
 
-Only `ledger/posting.py` inserts here and nothing ever updates or deletes.
+Only `ledger/posting.py` inserts entries and nothing ever updates or deletes them.
 """
 
 from __future__ import annotations
 
-from mongoengine import DateTimeField, Document, LongField, StringField
+from mongoengine import BooleanField, DateTimeField, DictField, Document, LongField, StringField
 
 
 class LedgerEntry(Document):
@@ -41,3 +41,68 @@ class LedgerEntry(Document):
 
     def __str__(self) -> str:
         return f"{self.wallet_id} #{self.sequence} {self.kind} {self.amount_minor} {self.currency}"
+
+
+class Checkpoint(Document):
+    """Up to where a wallet's chain has been verified; its id is the wallet's. See `ledger/checkpoints.py`."""
+
+    id = StringField(primary_key=True)
+    sequence = LongField(required=True)
+    hash = StringField(required=True)
+    balance_minor = LongField(required=True)
+    verified_at = DateTimeField(required=True)
+    key_id = StringField(required=True)
+    mac = StringField(required=True)
+
+    meta = {"collection": "ledger_checkpoints", "auto_create_index": False}
+
+    def __str__(self) -> str:
+        return f"{self.id} verified to #{self.sequence}"
+
+
+class Finding(Document):
+    """A broken invariant that the continuous audit has found; its id says where. See `ledger/findings.py`."""
+
+    id = StringField(primary_key=True)
+    is_open = BooleanField(required=True)
+    invariant = StringField(required=True)
+    detail = StringField(required=True)
+    # Either a wallet with the position in its chain, or a transaction.
+    wallet_id = StringField()
+    sequence = LongField()
+    transaction_id = StringField()
+    found_at = DateTimeField(required=True)
+    cleared_at = DateTimeField()
+    cleared_by = StringField()
+
+    meta = {
+        "collection": "ledger_findings",
+        "auto_create_index": False,
+        "indexes": [
+            # What is open, for the verdict; and whether a wallet is among it, for every step of the audit.
+            {"fields": ["is_open", "wallet_id"]},
+        ],
+    }
+
+    def __str__(self) -> str:
+        return f"{self.id}: {self.detail}"
+
+
+class AuditState(Document):
+    """How far the continuous audit has come, and its latest verdict: one document."""
+
+    id = StringField(primary_key=True)
+    # Counts the ticks: one that was overtaken by another writes nothing.
+    version = LongField(required=True)
+    # Every wallet that had entries before this moment has a checkpoint; sealed like one.
+    complete_since = DateTimeField()
+    key_id = StringField(required=True)
+    mac = StringField(required=True)
+    # Where the slices of the next tick begin.
+    position = DictField()
+    verdict = DictField()
+
+    meta = {"collection": "ledger_audit", "auto_create_index": False}
+
+    def __str__(self) -> str:
+        return f"audit, tick {self.version}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from payflow.errors import Transient
+from payflow.errors import Refused, Transient
 
 
 class Contention(Transient):
@@ -11,3 +11,11 @@ class Contention(Transient):
     def __init__(self, wallet_ids: list[str]) -> None:
         super().__init__("The wallet is very busy. Try again shortly.")
         self.wallet_ids = wallet_ids
+
+
+class StillBroken(Refused):
+    """A wallet's chain does not hold, so it cannot be declared sound."""
+
+    code = "ledger_broken"
+    status = 409
+    title = "Ledger broken"

@@ -10,7 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Any
 
+import mongoengine
 from bson.codec_options import CodecOptions, DatetimeConversion
+from pymongo import ReadPreference
+from pymongo.collection import Collection as Stored
+from pymongo.read_concern import ReadConcern
 
 from ledger.documents import LedgerEntry
 from ledger.verification import LEG_FIELDS, Document
@@ -26,6 +30,19 @@ _LENIENT = CodecOptions[dict[str, Any]](
     datetime_conversion=DatetimeConversion.DATETIME_AUTO,
     unicode_decode_error_handler="replace",
 )
+
+
+def committed(document: type[mongoengine.Document]) -> Stored:
+    """Return a collection for comparing what is stored now with what was seen before.
+
+    It shows what a majority holds, read from the primary: nothing that was seen may be gone the next time
+    because a node failed over or lags behind.
+    """
+    return collection(document).with_options(
+        codec_options=_LENIENT,
+        read_concern=ReadConcern("majority"),
+        read_preference=ReadPreference.PRIMARY,
+    )
 
 
 class Reader:

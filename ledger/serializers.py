@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
 from rest_framework import serializers
 
+from ledger.monitor import Report
 from ledger.simulation import MILLION, FailureType, Simulation
+from payflow import clock
 from payflow.api.fields import StrictCharField, StrictSerializer
 
+INVARIANTS = ("L1", "L2", "L3", "L4", "L5", "L6", "L7")
 FAIL_TRANSACTION_IDS_MAX = 1_000
 _TRANSACTION_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
 _RATE_STEP = Decimal(1) / MILLION
@@ -103,3 +107,77 @@ class SimulationOutput(serializers.Serializer):
     def get_fail_transaction_ids(self, state: Simulation) -> list[str]:
         """Return the ids in order."""
         return sorted(state.fail_transaction_ids)
+
+
+class InvariantOutput(serializers.Serializer):
+    """Whether an invariant holds over everything that was verified."""
+
+    holds = serializers.BooleanField()
+    violations = serializers.IntegerField()
+
+
+class ViolationOutput(serializers.Serializer):
+    """Where something is broken, and since when it is known."""
+
+    invariant = serializers.CharField()
+    detail = serializers.CharField()
+    wallet_id = serializers.CharField(allow_null=True)
+    sequence = serializers.IntegerField(allow_null=True)
+    transaction_id = serializers.CharField(allow_null=True)
+    found_at = serializers.CharField()
+
+
+class LagOutput(serializers.Serializer):
+    """What is not verified yet; `seconds` is null until every wallet has been visited once."""
+
+    entries = serializers.IntegerField()
+    seconds = serializers.FloatField(allow_null=True)
+
+
+class HistoryOutput(serializers.Serializer):
+    """The round that verifies all of the history anew."""
+
+    began_at = serializers.CharField(allow_null=True)
+    last_ended_at = serializers.CharField(allow_null=True)
+
+
+class AuditOutput(serializers.Serializer):
+    """The verdict of the continuous audit."""
+
+    status = serializers.ChoiceField(choices=["CLEAN", "VIOLATED", "UNKNOWN"])
+    checked_at = serializers.CharField(allow_null=True)
+    invariants = serializers.DictField(child=InvariantOutput())
+    wallets_checked = serializers.IntegerField()
+    entries_verified = serializers.IntegerField()
+    lag = LagOutput()
+    history = HistoryOutput()
+    broken_wallets = serializers.ListField(child=serializers.CharField())
+    violations = ViolationOutput(many=True)
+
+    @classmethod
+    def of(cls, report: Report) -> AuditOutput:
+        """Return what shows a report."""
+        return cls(
+            {
+                "status": report.status,
+                "checked_at": _time(report.checked_at),
+                "invariants": {name: _invariant(report.counts.get(name, 0)) for name in INVARIANTS},
+                "wallets_checked": report.wallets,
+                "entries_verified": report.entries,
+                "lag": {"entries": report.behind_entries, "seconds": report.behind_seconds},
+                "history": {
+                    "began_at": _time(report.round_began_at),
+                    "last_ended_at": _time(report.round_ended_at),
+                },
+                "broken_wallets": sorted({v["wallet_id"] for v in report.violations if v["wallet_id"]}),
+                "violations": [{**v, "found_at": _time(v["found_at"])} for v in report.violations],
+            }
+        )
+
+
+def _invariant(violations: int) -> dict[str, Any]:
+    return {"holds": violations == 0, "violations": violations}
+
+
+def _time(moment: datetime | None) -> str | None:
+    return None if moment is None else clock.rfc3339(moment)

@@ -13,8 +13,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from ledger import simulation
-from ledger.serializers import NoInput, SimulationInput, SimulationOutput
+from ledger import monitor, simulation
+from ledger.serializers import AuditOutput, NoInput, SimulationInput, SimulationOutput
 from payflow.errors import NotFound
 
 JWK_SET = "application/jwk-set+json"
@@ -33,6 +33,17 @@ class KeysView(APIView):
         """GET /ledger/keys: a JWK set (RFC 7517)."""
         headers = {"Cache-Control": f"public, max-age={KEYS_MAX_AGE_SECONDS}"}
         return Response(settings.RECEIPT_SIGNING_KEYS.as_jwks(), headers=headers, content_type=JWK_SET)
+
+
+class AuditView(APIView):
+    """The continuous audit's verdict, for staff."""
+
+    permission_classes = (IsAdminUser,)
+
+    @extend_schema(responses={200: AuditOutput})
+    def get(self, request: Request) -> Response:
+        """GET /ledger/audit: the latest verdict on the invariants."""
+        return Response(AuditOutput.of(monitor.latest()).data)
 
 
 class SimulationViewSet(viewsets.ViewSet):

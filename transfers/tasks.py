@@ -12,10 +12,13 @@ from typing import Any
 from celery import Task, chain, shared_task
 from django.conf import settings
 
+from ledger import monitor
 from payflow.crashpoints import crash_point
 from payflow.errors import Transient
 from transfers import inbox, recovery, saga, states
 from transfers.errors import CreditTimeout
+from transfers.facts import StoredTransactions
+from wallets import services as wallets
 
 logger = logging.getLogger(__name__)
 RETRY: dict[str, Any] = {
@@ -117,6 +120,12 @@ def recover() -> None:
     finally:
         if not inbox.is_empty():
             start_saga()
+
+
+@shared_task(name="transfers.audit")
+def audit() -> None:
+    """Beat's task: verify what is new in the ledger, and freeze the wallets whose chain is broken."""
+    monitor.tick(transactions=StoredTransactions(), freeze=wallets.freeze_broken_wallet)
 
 
 def _hand_on(task: Task, transaction_ids: list[str]) -> list[str]:

@@ -1,0 +1,217 @@
+"""Verifying chains from their checkpoints on, and the transactions that their new entries belong to.
+
+What must stay true: a checkpoint moves over an entry only after the entry, and the transaction it belongs to,
+have been judged, and after what is wrong with them has been written down.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import groupby, islice
+from typing import Any
+
+from ledger import checkpoints, findings, sealing
+from ledger.crosscheck import Crosscheck, Transactions
+from ledger.documents import LedgerEntry
+from ledger.reading import Reader, committed
+from ledger.verdict import Tally, Violation
+from ledger.verification import Document, Fault, entry_faults, link_faults, malformation
+
+BATCH_WALLETS = 50
+BATCH_ENTRIES = 5_000
+BATCH_TRANSACTIONS = 100
+ORDER = {"wallet_id": 1, "sequence": 1}
+
+# Wallets, each with the sequence of an entry that was seen there.
+Targets = dict[str, int]
+
+
+# --- Judging one chain ------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Walk:
+    """What came of following one chain: its last sound entry, those that are new, and where it breaks."""
+
+    reached: Document | None = None
+    fresh: list[Document] = field(default_factory=list)
+    broken: Violation | None = None
+
+
+def walk(
+    wallet_id: str, known: Document | None, entries: Iterable[Document], until: int, since: datetime | None
+) -> Walk:
+    """Follow a chain from its checkpoint, or its beginning, through entry `until`, which has been seen."""
+    result = Walk()
+    for entry in entries:
+        if fault := _fault(result.reached, known, entry, since):
+            sequence = entry["sequence"] if isinstance(entry["sequence"], int) else None
+            if known is not None and result.reached is None:
+                sequence = known["sequence"]
+            result.broken = Violation(fault.invariant, fault.detail, wallet_id, sequence)
+            return result
+        if known is None or result.reached is not None:
+            result.fresh.append(entry)
+        result.reached = entry
+    if result.reached is None and known is not None:
+        gone = checkpoints.entry_fault(known, None)
+        result.broken = Violation("L1", gone.detail if gone else "", wallet_id, known["sequence"])
+    elif result.reached is None or result.reached["sequence"] < until:
+        following = result.reached["sequence"] + 1 if result.reached else 1
+        result.broken = Violation("L1", f"#{following} is missing", wallet_id, following)
+    return result
+
+
+def _fault(
+    previous: Document | None, known: Document | None, entry: Document, since: datetime | None
+) -> Fault | None:
+    if previous is None and known is not None:
+        return checkpoints.entry_fault(known, entry if entry["sequence"] == known["sequence"] else None)
+    if reason := malformation(entry):
+        return Fault("L1", reason)
+    for fault in (*entry_faults(entry), *link_faults(previous, entry)):
+        return fault
+    return checkpoints.missing_fault(entry, since) if previous is None else None
+
+
+# --- Verifying many ---------------------------------------------------------------------------------------
+
+
+class Verifier:
+    """Verifies wallets and moves their checkpoints; what is broken it has frozen, and written down."""
+
+    def __init__(
+        self,
+        *,
+        transactions: Transactions | None,
+        freeze: findings.Freeze,
+        since: datetime | None,
+        now: datetime,
+        deadline: float,
+    ) -> None:
+        self._transactions = transactions
+        self._freeze = freeze
+        self._since = since
+        self._now = now
+        self._deadline = deadline
+        self.verified = 0
+        self.news = 0
+
+    @property
+    def has_time(self) -> bool:
+        """Say whether the deadline, on the monotonic clock, lies ahead."""
+        return time.monotonic() < self._deadline
+
+    def verify(self, targets: Mapping[str, int], *, entries_max: int) -> Targets:
+        """Verify wallets up to what was seen of them; return those that time or number left over."""
+        left, until_verified = dict(targets), self.verified + entries_max
+        while left and self.verified < until_verified and self.has_time:
+            batch = dict(islice(left.items(), BATCH_WALLETS))
+            done = self._verify_batch(batch)
+            for wallet_id, until in batch.items():
+                del left[wallet_id]
+                if done.get(wallet_id, until) < until:
+                    left[wallet_id] = until
+        return left
+
+    def _verify_batch(self, batch: Targets) -> Targets:
+        """Verify a part of each wallet; return how far each was followed, without those that are broken."""
+        broken = findings.broken_wallets(batch)
+        batch = {wallet_id: until for wallet_id, until in batch.items() if wallet_id not in broken}
+        known, walks = self._look(batch)
+        suspects = {wallet_id: batch[wallet_id] for wallet_id, found in walks.items() if found.broken}
+        if suspects:
+            # A wallet is not frozen on one reading alone.
+            known_again, walks_again = self._look(suspects)
+            known, walks = {**known, **known_again}, {**walks, **walks_again}
+        for found in walks.values():
+            if found.broken:
+                self.report(found.broken)
+        self._check_transactions(
+            [entry["transaction_id"] for found in walks.values() for entry in found.fresh]
+        )
+        moves = [
+            (known.get(wallet_id), found.reached)
+            for wallet_id, found in walks.items()
+            if found.reached is not None and (found.fresh or sealing.is_old(known[wallet_id]))
+        ]
+        checkpoints.advance(moves, self._now)
+        self.verified += sum(len(found.fresh) for found in walks.values())
+        sound = {wallet_id: found for wallet_id, found in walks.items() if not found.broken}
+        return {wallet_id: found.reached["sequence"] for wallet_id, found in sound.items() if found.reached}
+
+    def _look(self, batch: Targets) -> tuple[dict[str, Document], dict[str, Walk]]:
+        """Read checkpoints, then entries, and follow each chain for as far as a batch may."""
+        known = checkpoints.find(batch)
+        walks, ranges = {}, {}
+        for wallet_id, until in batch.items():
+            was = known.get(wallet_id)
+            if was is not None and (fault := checkpoints.seal_fault(was)):
+                place = was.get("sequence")
+                sequence = place if isinstance(place, int) else None
+                walks[wallet_id] = Walk(broken=Violation("L1", fault.detail, wallet_id, sequence))
+                continue
+            first = was["sequence"] if was is not None else 1
+            ranges[wallet_id] = (first, max(first, min(until, first + BATCH_ENTRIES // len(batch))))
+        chains = _read_chains(ranges)
+        for wallet_id, (_, last) in ranges.items():
+            entries = chains.get(wallet_id, ())
+            walks[wallet_id] = walk(wallet_id, known.get(wallet_id), entries, last, self._since)
+        return known, walks
+
+    def check_again(self) -> None:
+        """Look again at transactions that were found wrong; clear those that are right now."""
+        ids = findings.broken_transactions()
+        still = {violation.transaction_id for violation in self._judge_transactions(ids)}
+        healed = [id_ for id_ in ids if id_ not in still]
+        if healed:
+            findings.clear_transactions(healed, by="the audit", now=self._now)
+
+    def report(self, violation: Violation) -> None:
+        """Have a violation written down."""
+        self.news += findings.report(violation, freeze=self._freeze, now=self._now)
+
+    def _check_transactions(self, transaction_ids: Iterable[str | None]) -> None:
+        ids = dict.fromkeys(id_ for id_ in transaction_ids if id_ is not None)
+        for violation in self._judge_transactions(list(ids)):
+            # A transaction that contradicts its entries is no reason to freeze a wallet whose chain is sound.
+            self.report(
+                Violation(violation.invariant, violation.detail, transaction_id=violation.transaction_id)
+            )
+
+    def _judge_transactions(self, transaction_ids: list[str]) -> Iterator[Violation]:
+        for batch in batches(transaction_ids, BATCH_TRANSACTIONS):
+            tally = Tally(cut=self._now)
+            reader = Reader(lambda done, total: None)
+            Crosscheck(reader, tally, self._transactions, expect_settled=False).these(batch)
+            yield from tally.verdict.violations
+
+
+def _read_chains(ranges: Mapping[str, tuple[int, int]]) -> dict[str, list[Document]]:
+    parts = [
+        {"wallet_id": wallet_id, "sequence": {"$gte": first, "$lte": last}}
+        for wallet_id, (first, last) in ranges.items()
+    ]
+    rows = committed(LedgerEntry).find({"$or": parts}).sort(ORDER) if parts else ()
+    return {wallet_id: list(group) for wallet_id, group in groupby(rows, key=wallet_of)}
+
+
+def wallet_of(entry: Document) -> Any:
+    """Return the wallet of an entry, whatever it is."""
+    return entry.get("wallet_id")
+
+
+def sequence_of(document: Document) -> int:
+    """Return the sequence in a document, -1 where it is no number."""
+    sequence = document.get("sequence")
+    return sequence if isinstance(sequence, int) else -1
+
+
+def batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Yield the items in lists of up to `size`."""
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch

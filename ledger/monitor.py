@@ -1,0 +1,257 @@
+"""The continuous audit: each tick verifies what is new, and a slice of what is old, and stores the verdict.
+
+What must stay true:
+- A tick is bounded, whatever the ledger holds; what it leaves, the next ones take up.
+- Ticks may run anywhere, several at once: findings and checkpoints are written by conditional updates, and of
+  two ticks that began at the same place one has its position stored.
+- It raises no false alarm (`ledger/checkpoints.py` tells why), for an alarm freezes a wallet.
+- When its own record was tampered with, or the key was lost, it stops and says so, and freezes nobody.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.conf import settings
+from pymongo.errors import DuplicateKeyError, ExecutionTimeout
+
+from ledger import checkpoints, findings, rounds
+from ledger.audit import audit
+from ledger.checkpoints import STATE_ID, Untrusted
+from ledger.crosscheck import Transactions
+from ledger.documents import AuditState, Checkpoint, LedgerEntry
+from ledger.errors import StillBroken
+from ledger.incremental import Targets, Verifier
+from ledger.verdict import Tally, Violation
+from ledger.verification import Document
+from payflow import clock
+from payflow.mongodb import collection, unavailable_is_transient
+
+logger = logging.getLogger(__name__)
+
+# A wallet's first entry may bear a time this long before it landed: writers' clocks differ.
+NEW_WALLET_SECONDS = 3_600.0
+COUNT_MS_MAX = 2_000
+LISTED_MAX = 100
+# The verdict is of no use any more when no tick has come for so many intervals.
+STALE_TICKS = 6
+STALE_SECONDS_MIN = 60.0
+# The chain's own invariants; the others are about transactions, which freeze no wallet.
+CHAIN_INVARIANTS = ("L1", "L2", "L3", "L5")
+
+
+@dataclass(slots=True)
+class Tick:
+    """What one tick did."""
+
+    verified: int = 0
+    reverified: int = 0
+    behind: int = 0
+    news: int = 0
+    seconds: float = 0.0
+    is_halted: bool = False
+
+
+def tick(*, transactions: Transactions | None, freeze: findings.Freeze) -> Tick:
+    """Verify what is new and a slice of what is old. `freeze` is called for a wallet whose chain is broken.
+
+    Without `transactions`, what needs them (L7) is left out. Raises Transient when MongoDB does not answer.
+    """
+    started, now = time.perf_counter(), clock.now()
+    with unavailable_is_transient():
+        try:
+            state = checkpoints.trusted_state() or _begin()
+        except Untrusted as reason:
+            halt = Violation(findings.AUDIT, f"{reason} (manage.py audit --forget-checkpoints begins anew)")
+            return Tick(news=findings.report(halt, freeze=freeze, now=now), is_halted=True)
+        verifier = Verifier(
+            transactions=transactions,
+            freeze=freeze,
+            since=state.get("complete_since"),
+            now=now,
+            deadline=time.monotonic() + settings.AUDIT_TICK_SECONDS_MAX,
+        )
+        findings.clear_audit(now=now)
+        done = Tick()
+        changes = _run(verifier, state, done, now)
+        verifier.check_again()
+        done.verified, done.news = verifier.verified, verifier.news
+        done.seconds = time.perf_counter() - started
+        _store(state, changes, done, now)
+    if done.verified or done.news:
+        logger.info("ledger audited", extra={**_figures(done), "clean": not findings.count_open()})
+    return done
+
+
+def _begin() -> Document:
+    """Store the state before the first checkpoint is."""
+    state = {"_id": STATE_ID, "version": 0, **checkpoints.sealed_state(None), "position": {}, "verdict": {}}
+    try:
+        collection(AuditState).insert_one(state)
+    except DuplicateKeyError:
+        return checkpoints.trusted_state() or state
+    return state
+
+
+def _run(verifier: Verifier, state: Document, done: Tick, now: datetime) -> dict[str, Any]:
+    """Take the three readings; return what changes in the state."""
+    position = {"wallets": "", "history": None, "round_began_at": now, **state["position"]}
+    targets, is_drained = rounds.newest(entries_max=settings.AUDIT_NEW_ENTRIES_MAX, report=verifier.report)
+    left = verifier.verify(targets, entries_max=settings.AUDIT_NEW_ENTRIES_MAX)
+    changes: dict[str, Any] = {}
+    if verifier.has_time:
+        targets, position["wallets"] = rounds.next_wallets(
+            after=position["wallets"], limit=settings.AUDIT_WALLETS_MAX
+        )
+        left |= verifier.verify(targets, entries_max=settings.AUDIT_NEW_ENTRIES_MAX)
+    if verifier.has_time:
+        changes |= _take_slice(verifier, state, position, done, now)
+    done.behind = _behind(left)
+    if is_drained and not left:
+        position["caught_up_at"] = now
+    return {**changes, "position": position}
+
+
+def _take_slice(
+    verifier: Verifier, state: Document, position: dict[str, Any], done: Tick, now: datetime
+) -> dict[str, Any]:
+    """Verify the next slice of history, and move `position` behind it if all of it was done."""
+    since = state.get("complete_since")
+    # Until everything was visited once, there is more to find than to repeat.
+    entries_max = settings.AUDIT_OLD_ENTRIES_MAX if since else settings.AUDIT_NEW_ENTRIES_MAX
+    part = rounds.next_history(position=position["history"], entries_max=entries_max)
+    for violation in part.violations:
+        verifier.report(violation)
+    done.reverified = part.entries
+    if verifier.verify(part.targets, entries_max=part.entries + 1):
+        return {}
+    position["history"] = part.position
+    if part.position is not None:
+        return {}
+    # The round is complete: whatever was there when it began has its checkpoint now.
+    began_at, position["round_began_at"] = position["round_began_at"], now
+    if collection(Checkpoint).find_one({}, {"_id": 1}) is None:
+        return {}
+    complete = began_at - timedelta(seconds=NEW_WALLET_SECONDS)
+    position["round_ended_at"] = now
+    return {**checkpoints.sealed_state(max(complete, since) if since else complete), **_recount()}
+
+
+def _recount() -> dict[str, Any]:
+    """Count the verified entries anew: what ticks have added was lost where two of them met."""
+    pipeline = [{"$group": {"_id": None, "entries": {"$sum": "$sequence"}}}]
+    try:
+        rows = list(collection(Checkpoint).aggregate(pipeline, maxTimeMS=COUNT_MS_MAX))
+    except ExecutionTimeout:
+        return {}
+    return {"entries": rows[0]["entries"]} if rows else {}
+
+
+def _behind(left: Targets) -> int:
+    known = checkpoints.find(left)
+    return sum(until - known.get(wallet_id, {}).get("sequence", 0) for wallet_id, until in left.items())
+
+
+def _store(state: Document, changes: dict[str, Any], done: Tick, now: datetime) -> None:
+    """Store the position and the verdict, unless another tick was faster: then its position stands."""
+    entries = changes.pop("entries", state["verdict"].get("entries", 0) + done.verified)
+    verdict = {
+        "at": now,
+        "wallets": collection(Checkpoint).estimated_document_count(),
+        "entries": entries,
+        "stored": collection(LedgerEntry).estimated_document_count(),
+        **_figures(done),
+    }
+    since = changes.get("complete_since", state.get("complete_since"))
+    # Sealed anew each time, so that an old key can be forgotten.
+    update = {**checkpoints.sealed_state(since), **changes, "verdict": verdict}
+    collection(AuditState).update_one(
+        {"_id": STATE_ID, "version": state["version"]}, {"$set": update, "$inc": {"version": 1}}
+    )
+
+
+def _figures(done: Tick) -> dict[str, Any]:
+    return {
+        "verified": done.verified,
+        "reverified": done.reverified,
+        "behind": done.behind,
+        "news": done.news,
+        "milliseconds": round(done.seconds * 1000),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What the continuous audit has to say; `violations` are the first LISTED_MAX that are open."""
+
+    status: str
+    checked_at: datetime | None
+    violations: list[dict[str, Any]]
+    counts: dict[str, int]
+    wallets: int
+    entries: int
+    behind_entries: int
+    behind_seconds: float | None
+    round_began_at: datetime | None
+    round_ended_at: datetime | None
+
+
+def latest() -> Report:
+    """Return the latest verdict. Raises Transient.
+
+    VIOLATED: something is open. UNKNOWN: no audit has run for a while, or it cannot. CLEAN: neither.
+    """
+    with unavailable_is_transient():
+        state = collection(AuditState).find_one({"_id": STATE_ID}) or {}
+    verdict, position = state.get("verdict") or {}, state.get("position") or {}
+    now, checked_at, caught_up_at = clock.now(), verdict.get("at"), position.get("caught_up_at")
+    behind = verdict.get("behind", 0)
+    is_complete = state.get("complete_since") is not None
+    if not is_complete:
+        # Nobody has looked everywhere yet; the difference is an estimate.
+        behind = max(behind, verdict.get("stored", 0) - verdict.get("entries", 0))
+    counts = findings.count_open()
+    halted = counts.pop(findings.AUDIT, 0)
+    stale_after = timedelta(seconds=max(STALE_SECONDS_MIN, STALE_TICKS * settings.AUDIT_EVERY_SECONDS))
+    is_known = checked_at is not None and now - checked_at < stale_after and not halted
+    return Report(
+        status="VIOLATED" if counts else "CLEAN" if is_known else "UNKNOWN",
+        checked_at=checked_at,
+        violations=findings.list_open(limit=LISTED_MAX),
+        counts=counts,
+        wallets=verdict.get("wallets", 0),
+        entries=verdict.get("entries", 0),
+        behind_entries=behind,
+        behind_seconds=(now - caught_up_at).total_seconds() if is_complete and caught_up_at else None,
+        round_began_at=position.get("round_began_at"),
+        round_ended_at=position.get("round_ended_at"),
+    )
+
+
+def settle_wallet(wallet_id: str, *, by: str, accept: bool) -> int:
+    """Clear what was found about a wallet, as a member of staff decides; return how much it was.
+
+    Its chain must be sound in itself. With `accept` what it holds now is taken as verified, though it is not
+    what the checkpoint remembers. Raises StillBroken, Transient.
+    """
+    now = clock.now()
+    verdict = audit(wallet_id=wallet_id, against_checkpoints=False)
+    for violation in verdict.violations:
+        if violation.invariant in CHAIN_INVARIANTS:
+            raise StillBroken(str(violation))
+    with unavailable_is_transient():
+        disagreement = Tally(cut=now)
+        checkpoints.compare(disagreement, wallet_id=wallet_id)
+        for violation in disagreement.verdict.violations:
+            if not accept:
+                raise StillBroken(f"{violation} (--accept takes the chain as it is)")
+        head = rounds.head_of(wallet_id)
+        if head is not None:
+            checkpoints.put(head, now)
+        else:
+            checkpoints.remove(wallet_id)
+    return findings.clear_wallet(wallet_id, by=by, now=now)
