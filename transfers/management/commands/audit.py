@@ -1,4 +1,5 @@
-"""`manage.py audit`: verify the ledger's invariants L1 to L7, over everything or over one wallet.
+"""`manage.py audit --full`: verify the ledger's invariants L1 to L7, over everything or over one wallet, and
+compare the ledger with the checkpoints of the continuous audit (which GET /ledger/audit tells of).
 
 Exit status: 0 everything holds, 1 something is violated, 2 the audit could not run.
 """
@@ -16,6 +17,7 @@ from pymongo.errors import PyMongoError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ledger import checkpoints
 from ledger.audit import audit
 from ledger.reading import Progress as OnProgress
 from ledger.verdict import Sums, Verdict
@@ -30,14 +32,21 @@ VIOLATED = 1
 
 
 class Command(BaseCommand):
-    """Reads everything, changes nothing; safe on a running system."""
+    """Reads everything, changes no entry; safe on a running system."""
 
     help = "Verify the ledger's invariants. Exits 1 on any violation, 2 when it could not run."
     requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare the arguments."""
-        parser.add_argument("--wallet", metavar="ID", help="verify this wallet only")
+        scope = parser.add_mutually_exclusive_group()
+        scope.add_argument("--full", action="store_true", help="verify everything (the default)")
+        scope.add_argument("--wallet", metavar="ID", help="verify this wallet only")
+        scope.add_argument(
+            "--forget-checkpoints",
+            action="store_true",
+            help="verify everything but the checkpoints; if it holds, let the continuous audit begin anew",
+        )
         parser.add_argument(
             "--expect-settled",
             action="store_true",
@@ -56,8 +65,11 @@ class Command(BaseCommand):
                     transactions=StoredTransactions(),
                     wallet_id=wallet_id,
                     expect_settled=options["expect_settled"],
+                    against_checkpoints=not options["forget_checkpoints"],
                     on_progress=on_progress,
                 )
+            if options["forget_checkpoints"] and verdict.is_clean:
+                checkpoints.forget_all()
         except Transient as error:
             raise CommandError(
                 f"The audit could not run. {error.detail}", returncode=COULD_NOT_RUN
