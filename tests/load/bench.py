@@ -87,7 +87,7 @@ def run(sizes: Sizes, options: argparse.Namespace, console: Console) -> dict[str
         "options": {"quick": options.quick, "keys": options.keys, "flower": not options.no_flower},
         "audits": {},
     }
-    load_before = os.getloadavg()[0]
+    load_before, speed_before = os.getloadavg()[0], procfs.reference_ms()
     data_dir().mkdir(parents=True, exist_ok=True)
     for part in chosen:
         # Beside the real data: the disk is part of what is measured.
@@ -101,6 +101,7 @@ def run(sizes: Sizes, options: argparse.Namespace, console: Console) -> dict[str
     report["machine"] = {
         "cpus": os.cpu_count(),
         "load_average": [load_before, os.getloadavg()[0]],
+        "reference_ms": [speed_before, procfs.reference_ms()],
         "others_cpus": others,
         "is_busy": others > BUSY_CPUS_MIN,
     }

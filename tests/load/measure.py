@@ -50,7 +50,7 @@ def main() -> int:
 def _measure_transfers(target: Target) -> dict[str, Any]:
     _say(f"register {target.sizes.users} users with a wallet and a deposit")
     target.user_ids = create_users(target.sizes.users)
-    target.closed_loop(WARM_UP_SECONDS)
+    target.closed_loop(min(WARM_UP_SECONDS, target.sizes.window_seconds))
     report = {
         "throughput": http_part.throughput(target),
         "latency": http_part.latency(target),

@@ -27,7 +27,7 @@ BATCH = 500
 FILL_PER_WALLET = 10
 # At rest: less of a CPU than this for so long. Its checkpoints come once a minute.
 REST_CPUS_MAX = 0.05
-REST_POLL_SECONDS = 5.0
+REST_POLL_SECONDS = 2.0
 REST_SECONDS_MAX = 90.0
 Say = Callable[[str], None]
 

@@ -6,7 +6,10 @@ its children. CPU time is steadier than wall time on a machine that others use a
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -48,6 +51,15 @@ def machine_busy_seconds() -> float:
     ticks = [int(value) for value in (_PROC / "stat").read_text().splitlines()[0].split()[1:]]
     busy = sum(ticks[:_GUEST]) - ticks[_IDLE] - ticks[_IO_WAIT]
     return busy / _TICKS_PER_SECOND
+
+
+def reference_ms() -> float:
+    """CPU milliseconds of a fixed piece of work: how fast this machine is now, whoever else uses it."""
+    begin = time.process_time()
+    text = json.dumps({f"key-{number}": [number, str(number), None] for number in range(2_000)})
+    for _ in range(20):
+        hashlib.sha256(json.dumps(json.loads(text)).encode()).hexdigest()
+    return (time.process_time() - begin) * 1000
 
 
 def _members(sessions: Mapping[str, int]) -> Iterator[tuple[str, list[str]]]:

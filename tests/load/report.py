@@ -28,9 +28,11 @@ def print_report(report: dict[str, Any], console: Console) -> None:
             f"{seen['entries']:,} entries, {seen['transactions']:,} transactions" if seen else "no verdict"
         )
         console.print(f"Audit of the {name}: {audit['summary']} ({counts})")
-    load, machine = report["machine"]["load_average"], report["machine"]
+    machine = report["machine"]
+    load, speed = machine["load_average"], machine["reference_ms"]
     console.print(
-        f"Machine: {machine['cpus']} CPUs, load average {load[0]:.1f} before and {load[1]:.1f} after. "
+        f"Machine: {machine['cpus']} CPUs; load average {load[0]:.1f} before, {load[1]:.1f} after; reference "
+        f"work {speed[0]:.0f} ms before, {speed[1]:.0f} ms after (compare runs only where these are alike). "
         f"Others kept {machine['others_cpus']:.2f} CPUs busy meanwhile (median)."
         + (" That is a busy machine: wall times are worse than they could be." * machine["is_busy"])
     )
