@@ -114,6 +114,11 @@ def disarm(data_dir: Path, name: str) -> bool:
     return True
 
 
+def is_armed(data_dir: Path, name: str) -> bool:
+    """Say whether the point still waits for somebody."""
+    return (_folders(data_dir)[0] / name).exists()
+
+
 def hits(data_dir: Path) -> Iterator[Hit]:
     """Yield what has happened so far, in order of points."""
     folder = _folders(data_dir)[1]

@@ -1,0 +1,109 @@
+"""The steady random load: some users who transfer, deposit, withdraw, and repeat themselves.
+
+What must stay true: the same seed makes the same users want the same things in the same order.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from random import Random
+
+from payflow.stack.drill.client import REQUEST_SECONDS_MAX, Client
+from payflow.stack.drill.record import Kind, Operation
+
+USERS = 5
+CURRENCIES = ("USD", "JPY")
+FIRST_DEPOSIT_MINOR = 200_000
+AMOUNT_MINOR_MAX = 5_000
+# More than anyone will have: declined by the ledger.
+TOO_MUCH_MINOR = 10**12
+PAUSE_SECONDS_MAX = 0.3
+# A client this impatient often leaves before its answer comes, and then repeats.
+IMPATIENCE_SECONDS_MAX = 0.06
+NOBODY = "f" * 24
+CREDENTIALS = "violet-kettle-42"
+
+
+class Load:
+    """Runs one thread per user until it is told to stop; each then finishes what it has begun."""
+
+    def __init__(self, base_url: str, seed: int):
+        self.seed = seed
+        self.operations: list[Operation] = []
+        self.clients = [
+            Client(base_url, f"drill-{seed}-{number}@example.com", CREDENTIALS) for number in range(USERS)
+        ]
+        self._stopping = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._act, args=(number,), name=f"user-{number}", daemon=True)
+            for number in range(USERS)
+        ]
+
+    def prepare(self) -> None:
+        """Register the users and give them money. StackError when that is refused."""
+        for number, client in enumerate(self.clients):
+            client.register(f"User {number}")
+            for currency in CURRENCIES:
+                client.open_wallet(currency)
+                key = f"drill-{self.seed}-{number}-{currency}"
+                first = Operation(Kind.DEPOSIT, client.id, currency, FIRST_DEPOSIT_MINOR, key)
+                self._perform(client, first)
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Begin nothing new."""
+        self._stopping.set()
+
+    def join(self, seconds_max: float) -> bool:
+        """Wait until every user has all answers; False when that takes longer."""
+        for thread in self._threads:
+            thread.join(seconds_max)
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def tally(self) -> Counter[str]:
+        """Return the requests by what came of them."""
+        return sum((client.tally for client in self.clients), Counter())
+
+    def _act(self, number: int) -> None:
+        random = Random(f"{self.seed} user {number}")  # noqa: S311 - a drill must be repeatable
+        client = self.clients[number]
+        done: list[Operation] = []
+        count = 0
+        while not self._stopping.is_set():
+            operation = draw(
+                random, client.id, [other.id for other in self.clients], f"drill-{self.seed}-{number}-{count}"
+            )
+            impatient = random.random() < 0.1
+            first_try = random.uniform(0.005, IMPATIENCE_SECONDS_MAX) if impatient else REQUEST_SECONDS_MAX
+            self._perform(client, operation, first_try)
+            done.append(operation)
+            again = random.choice(done)
+            if random.random() < 0.1:
+                client.perform(again)
+            count += 1
+            self._stopping.wait(random.uniform(0, PAUSE_SECONDS_MAX))
+
+    def _perform(
+        self, client: Client, operation: Operation, first_try_seconds: float = REQUEST_SECONDS_MAX
+    ) -> None:
+        self.operations.append(operation)
+        client.perform(operation, first_try_seconds=first_try_seconds)
+
+
+def draw(random: Random, user_id: str, user_ids: Sequence[str], key: str) -> Operation:
+    """Return the next thing a user wants: mostly a transfer, now and then one that must be refused."""
+    currency = random.choices(CURRENCIES, weights=(4, 1))[0]
+    amount_minor = TOO_MUCH_MINOR if random.random() < 0.1 else random.randint(1, AMOUNT_MINOR_MAX)
+    kind = random.choices(list(Kind), weights=(8, 1, 1))[0]
+    if kind is not Kind.TRANSFER:
+        amount_minor = min(amount_minor, AMOUNT_MINOR_MAX) if kind is Kind.DEPOSIT else amount_minor
+        return Operation(kind, user_id, currency, amount_minor, key)
+    receiver_id = random.choice([other for other in user_ids if other != user_id])
+    if random.random() < 0.03:
+        receiver_id = random.choice([user_id, NOBODY])
+    return Operation(kind, user_id, currency, amount_minor, key, receiver_id)
