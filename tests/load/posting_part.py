@@ -25,6 +25,7 @@ from tests.load.sizes import Sizes
 
 BATCH = 500
 FILL_PER_WALLET = 10
+WARM_UP_BATCHES = 6
 # At rest: less of a CPU than this for so long. Its checkpoints come once a minute.
 REST_CPUS_MAX = 0.05
 REST_POLL_SECONDS = 2.0
@@ -37,7 +38,8 @@ def posting_alone(sessions: Mapping[str, int], sizes: Sizes, say: Say) -> dict[s
     ensure_indexes()
     wallet_ids = [create_funded_wallet(new_id("usr")) for _ in range(sizes.posting_wallets)]
     hot = wallet_ids[:1]
-    _post_batch(wallet_ids)
+    for _ in range(WARM_UP_BATCHES):
+        _post_batch(wallet_ids)
     # Half of the measured postings come before, half after the size that they stand for.
     _fill(wallet_ids, sizes.entries_few - sizes.windows * sizes.postings_per_window // 2, say)
     report = {"many_wallets": _measure(sessions, sizes, wallet_ids, say, "over many wallets")}
