@@ -6,7 +6,7 @@ PY := .venv/bin/python
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run serve demo stop test lint bench audit clean
+.PHONY: help setup run serve demo stop test lint bench audit drill clean
 
 help: ## Show this list
 	@echo "PayFlow: make ..."
@@ -42,6 +42,9 @@ bench: ## Measure throughput, latency and memory; ends with an audit
 
 audit: setup ## Verify every invariant over the whole ledger
 	@$(PY) -m payflow.stack exec -- $(PY) manage.py audit $(ARGS)
+
+drill: setup ## Kill everything under load, then audit (ARGS="--seconds 600 --faults redis,flush --seed 7")
+	@PAYFLOW_ENV=$${PAYFLOW_ENV:-development} $(PY) manage.py drill $(ARGS)
 
 clean: ## Remove .venv, the embedded engine and caches; the data in .payflow stays
 	@rm -rf .venv .payflow/engine .pytest_cache .mypy_cache .ruff_cache .hypothesis staticfiles

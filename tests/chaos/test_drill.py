@@ -1,0 +1,66 @@
+"""A short failure drill with a fixed seed: every fault and every crash point at least once, nothing wrong.
+
+`make drill` runs longer ones. Nothing here measures time: a slow machine only makes the drill longer.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from django.conf import settings
+
+from payflow.crashpoints import POINTS
+from payflow.stack.drill.drill import KINDS
+
+# Starting, the wanted seconds, overtime, patience and quiet: far more than a drill takes.
+DRILL_SECONDS_MAX = 1_500
+
+
+def drill(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "manage.py", "drill", *arguments],
+        cwd=settings.BASE_DIR,
+        env=dict(os.environ),
+        capture_output=True,
+        text=True,
+        timeout=DRILL_SECONDS_MAX,
+        check=False,
+    )
+
+
+@pytest.mark.timeout(DRILL_SECONDS_MAX + 60)
+def test_nothing_is_wrong_after_every_fault_and_every_crash_point(tmp_path: Path) -> None:
+    file = tmp_path / "report.json"
+    done = drill("--seconds", "25", "--seed", "20250101", "--json", str(file))
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads(file.read_text())
+    assert report["clean"] is True
+    assert report["wrong"] == []
+    assert set(report["points"]) == set(POINTS)
+    assert set(report["faults"]) == set(KINDS) - {"duplicates"}
+    assert all(report["faults"].values())
+    assert report["duplicated_messages"] > 0
+    assert {"completed", "declined", "refunded"} <= report["outcomes"].keys()
+    assert report["money_gained_minor"] == {"USD": 0, "JPY": 0}
+    assert "Nothing is wrong" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--faults", "earthquake"],
+        ["--faults", ""],
+        ["--seconds", "0"],
+        ["--seconds", "nan"],
+        ["--seed", "-1"],
+    ],
+)
+def test_a_drill_refuses_what_it_does_not_understand(arguments: list[str]) -> None:
+    done = drill(*arguments)
+    assert done.returncode == 2
+    assert arguments[0] in done.stderr
