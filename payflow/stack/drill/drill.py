@@ -37,6 +37,8 @@ CALM_SECONDS_MAX = 300.0
 QUIET_SECONDS = 1.0
 LOOK_SECONDS = 0.2
 WRONG_MAX = 200
+# The audit says by itself how many there are, and can be repeated on the data folder.
+VIOLATIONS_SHOWN_MAX = 20
 STAFF_EMAIL = "staff@drill.example.com"
 # Everything that waits, waits for a short time, so that much happens in a short drill.
 SETTINGS = {
@@ -188,8 +190,10 @@ def _judge(stack: Stack, load: Load, report: Report) -> None:
     done = stack.manage_unchecked("audit", "--expect-settled", "--json")
     report.audit = _verdict(done)
     if done.returncode != 0:
-        report.wrong.append(f"The audit ended with {done.returncode}: {done.stderr.strip()[-300:]}")
-        report.wrong += [f"Audit: {violation}" for violation in report.audit.get("violations", [])]
+        count = report.audit.get("violations_count", "unknown")
+        error = done.stderr.strip()[-300:]
+        report.wrong.append(f"The audit ended with {done.returncode}, violations: {count}. {error}".strip())
+        report.wrong += [_sentence(v) for v in report.audit.get("violations", [])[:VIOLATIONS_SHOWN_MAX]]
     found = books.read(load.clients)
     report.outcomes = dict(Counter(t.outcome for t in found.transactions.values()))
     report.money_gained_minor = judge.money_gained(load.operations, found)
@@ -202,6 +206,12 @@ def _judge(stack: Stack, load: Load, report: Report) -> None:
     hidden = len(report.wrong) - WRONG_MAX
     if hidden > 0:
         report.wrong[WRONG_MAX:] = [f"And {hidden} more."]
+
+
+def _sentence(violation: dict[str, Any]) -> str:
+    places = (violation.get("wallet_id"), violation.get("transaction_id"))
+    where = ", ".join(place for place in places if place) or "sums"
+    return f"{violation.get('invariant')} {where}: {violation.get('detail')}"
 
 
 def _verdict(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:

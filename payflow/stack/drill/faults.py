@@ -29,6 +29,8 @@ STANDSTILL_SECONDS = VISIBILITY_TIMEOUT_SECONDS + 2.5
 POINT_SECONDS_MAX = 4.0
 POINTS_AT_ONCE = 3
 PAUSE_SECONDS = (0.3, 2.0)
+# Once every kind has come: time to see how long one is felt.
+PAUSE_SECONDS_LATER = (0.5, 8.0)
 DOWNTIME_SECONDS_MAX = 1.5
 LOOK_SECONDS = 0.1
 _STOPPABLE = tuple(name for name in POINTS if name.startswith("saga."))
@@ -63,7 +65,8 @@ class Faults:
     def _go_on(self) -> None:
         try:
             for kind in _order(self._kinds, self._random):
-                if self._stopping.wait(self._random.uniform(*PAUSE_SECONDS)):
+                pause = PAUSE_SECONDS_LATER if self.are_all_done else PAUSE_SECONDS
+                if self._stopping.wait(self._random.uniform(*pause)):
                     return
                 BY_KIND[kind](self)
                 self.done[kind] += 1
