@@ -153,6 +153,11 @@ def lose_a_cent(record: list[Operation], books: Books) -> None:
     books.balances[BOB, "USD"] -= 1
 
 
+def freeze_a_wallet(record: list[Operation], books: Books) -> None:
+    """As an audit with a false alarm would."""
+    books.inactive["wal_1"] = "FROZEN"
+
+
 @pytest.mark.parametrize(
     ("doctor", "named"),
     [
@@ -172,6 +177,7 @@ def lose_a_cent(record: list[Operation], books: Books) -> None:
         (change_the_amount, r"txn_1 is another transfer than The transfer k1 asked for"),
         (say_completed_and_fail, r"txn_3 is FAILED, but an answer has said \['COMPLETED'\]"),
         (pay_unasked, r"Nobody asked for .*k77"),
+        (freeze_a_wallet, r"wal_1 is FROZEN, for no reason"),
         (lose_a_cent, r"USD wallet of b+ holds 2499 minor units; the record says 2500"),
     ],
 )  # fmt: skip

@@ -49,6 +49,8 @@ class Books:
     transactions: dict[str, Transaction] = field(default_factory=dict)
     entries: list[Entry] = field(default_factory=list)
     balances: dict[tuple[str, str], int] = field(default_factory=dict)
+    # Wallets that somebody has frozen or closed, by id, with their status: in a drill nobody should.
+    inactive: dict[str, str] = field(default_factory=dict)
 
 
 def read(clients: Iterable[Client]) -> Books:
@@ -60,6 +62,8 @@ def read(clients: Iterable[Client]) -> Books:
             books.transactions[transaction.id] = transaction
         for wallet in client.get("/wallets")["results"]:
             currency = wallet["currency"]
+            if wallet["status"] != "ACTIVE":
+                books.inactive[wallet["id"]] = wallet["status"]
             books.balances[client.id, currency] = minor(wallet["balance"], currency)
             for row in client.pages("/wallets/me/history", currency=currency):
                 books.entries.append(_entry(row, client.id))

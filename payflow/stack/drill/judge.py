@@ -41,6 +41,7 @@ def judge(operations: Sequence[Operation], books: Books) -> list[str]:
     for transaction in books.transactions.values():
         wrong += _half_moved(transaction, by_transaction[transaction.id])
     wrong += _unasked(operations, books)
+    wrong += [f"{wallet_id} is {status}, for no reason." for wallet_id, status in books.inactive.items()]
     return [*wrong, *_off_balance(operations, books)]
 
 
