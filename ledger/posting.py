@@ -13,8 +13,9 @@ from __future__ import annotations
 import logging
 import random
 import time
+from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from pymongo.errors import BulkWriteError
 
@@ -32,30 +33,36 @@ logger = logging.getLogger(__name__)
 BATCH_MAX = 1_000
 ATTEMPTS_MAX = 40
 PAUSE_SECONDS_MAX = 0.25
-# From this many entries on, a wallet's chain travels in one ordered insert instead of one round per entry.
-HOT_WALLET_ENTRIES_MIN = 4
+ROUNDS_MAX = 16
 
 
-def post(postings: Sequence[Posting]) -> dict[str, Entry]:
+def post(postings: Sequence[Posting], *, heads: Mapping[str, Entry] | None = None) -> dict[str, Entry]:
     """Post a batch; return the entry of every operation by its id, new or already there.
 
     Safe to repeat and to race. An operation that can become no entry (another currency than its wallet's,
     a settlement beyond int64) is missing from the answer. Raises Contention when other writers were faster
     ATTEMPTS_MAX times, Transient when MongoDB does not answer; what landed until then stays.
+
+    `heads` saves a read where the caller has just read the newest entries of all wallets concerned. They
+    may be stale: then the unique indexes refuse, and the next attempt reads for itself.
     """
     wanted = _by_operation(postings)
-    done = selectors.find_entries(wanted)
+    done: dict[str, Entry] = {}
     for attempt in range(ATTEMPTS_MAX):
         pending = [posting for operation_id, posting in wanted.items() if operation_id not in done]
         if not pending:
             return done
-        landed, collided = _attempt(pending)
+        landed, collided = _attempt(pending, heads if attempt == 0 else None)
         done.update(landed)
+        if len(done) == len(wanted):
+            return done
+        # Asked only now, because nearly every operation is new: the index on `_id` refuses the others.
+        done.update(selectors.find_entries(wanted.keys() - done.keys()))
         if not collided:
             return _without_impossible(wanted, done)
-        time.sleep(random.uniform(0, min(PAUSE_SECONDS_MAX, 0.002 * 2**attempt)))  # noqa: S311 - jitter
-        done.update(selectors.find_entries(wanted.keys() - done.keys()))
-    if all(operation_id in done for operation_id in wanted):
+        if attempt:
+            time.sleep(random.uniform(0, min(PAUSE_SECONDS_MAX, 0.002 * 2**attempt)))  # noqa: S311 - jitter
+    if len(done) == len(wanted):
         return done
     raise Contention(sorted({p.wallet_id for o, p in wanted.items() if o not in done}))
 
@@ -76,19 +83,21 @@ def _without_impossible(wanted: dict[str, Posting], done: dict[str, Entry]) -> d
     return done
 
 
-def _attempt(pending: Sequence[Posting]) -> tuple[dict[str, Entry], bool]:
+def _attempt(pending: Sequence[Posting], heads: Mapping[str, Entry] | None) -> tuple[dict[str, Entry], bool]:
     """Extend every chain concerned once. Return what landed and whether any chain had moved meanwhile."""
     by_wallet: dict[str, list[Posting]] = defaultdict(list)
     for posting in pending:
         by_wallet[posting.wallet_id].append(posting)
-    heads = selectors.read_heads(by_wallet.keys())
+    if heads is None:
+        heads = selectors.read_heads(by_wallet.keys())
     now = clock.now()
     chains = [extend(heads.get(wallet_id), group, now) for wallet_id, group in by_wallet.items()]
     crash_point("posting.before_insert")
-    hot = [chain for chain in chains if len(chain) >= HOT_WALLET_ENTRIES_MIN]
-    cool = [chain for chain in chains if 0 < len(chain) < HOT_WALLET_ENTRIES_MIN]
-    landed, collided = _insert_in_rounds(cool)
-    for chain in hot:
+    hot_length = find_hot_length([len(chain) for chain in chains])
+    landed, collided = _insert_in_rounds([chain for chain in chains if 0 < len(chain) < hot_length])
+    for chain in chains:
+        if len(chain) < hot_length:
+            continue
         crash_point("posting.between_inserts")
         prefix = _insert(chain, ordered=True)
         landed += prefix
@@ -97,12 +106,26 @@ def _attempt(pending: Sequence[Posting]) -> tuple[dict[str, Entry], bool]:
     return {entry.id: entry for entry in landed}, collided
 
 
+def find_hot_length(lengths: Sequence[int]) -> int:
+    """Return from which length on a chain travels in an ordered insert of its own. Pure.
+
+    Shorter chains travel together, one round trip for every chain's first entry, one for every second, and
+    so on; a longer one takes one round trip for itself. The answer makes the sum of both smallest.
+    """
+    candidates = sorted({*lengths, 0})
+    round_trips = {
+        rounds + 1: rounds + sum(length > rounds for length in lengths)
+        for rounds in candidates[: bisect_right(candidates, ROUNDS_MAX)]
+    }
+    return min(round_trips, key=lambda length: (round_trips[length], length))
+
+
 def _insert_in_rounds(chains: Iterable[list[Entry]]) -> tuple[list[Entry], bool]:
     """Insert every chain's first entry, then every second …; a chain that collided takes no further part."""
     landed: list[Entry] = []
     collided = False
     remaining = list(chains)
-    for round_ in range(HOT_WALLET_ENTRIES_MIN):
+    for round_ in range(ROUNDS_MAX):
         remaining = [chain for chain in remaining if len(chain) > round_]
         if not remaining:
             break

@@ -79,7 +79,7 @@ MONGODB_URI = env.str("MONGODB_URI", default="" if IS_PRODUCTION else mongo_uri(
 MONGODB_DATABASE = env.str("MONGODB_DATABASE", default="payflow")
 # One operation, finding the server and retries included. The Procfile gives the web processes less, because
 # a client waits there.
-MONGODB_TIMEOUT_MS = env.int("MONGODB_TIMEOUT_MS", default=20_000)
+MONGODB_TIMEOUT_MS = env.int("MONGODB_TIMEOUT_MS", default=10_000)
 # Every write waits until a majority has it in its journal: an answered 201 survives the loss of a node.
 MONGODB_OPTIONS = {
     "w": "majority",
@@ -296,6 +296,7 @@ SPECTACULAR_SETTINGS = {
 
 DEFAULT_CURRENCY = env.str("DEFAULT_CURRENCY", default="USD")
 SAGA_BATCH_MAX = env.int("SAGA_BATCH_MAX", default=500)
+SAGA_LINGER_SECONDS = env.float("SAGA_LINGER_SECONDS", default=0.02)
 SAGA_STALLED_AFTER_SECONDS = env.float("SAGA_STALLED_AFTER_SECONDS", default=5.0)
 SAGA_EXPIRES_AFTER_SECONDS = env.float("SAGA_EXPIRES_AFTER_SECONDS", default=900.0)
 SAGA_ATTENTION_AFTER_ATTEMPTS = env.int("SAGA_ATTENTION_AFTER_ATTEMPTS", default=10)

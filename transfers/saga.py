@@ -8,7 +8,7 @@ Every step is safe to repeat, to race, and to die in anywhere.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 
@@ -16,7 +16,7 @@ from django.conf import settings
 
 from ledger import posting, simulation
 from ledger import selectors as ledger
-from ledger.chain import Kind, Posting
+from ledger.chain import Entry, Kind, Posting
 from payflow import clock, events
 from payflow.crashpoints import crash_point
 from payflow.events import Event, EventType
@@ -86,15 +86,15 @@ def credit(transaction_ids: Collection[str], *, tell_all: bool = False) -> Credi
     rows = load(transaction_ids)
     waiting = in_status(rows, Status.DEBITED)
     undecided = [row for row in waiting if not row.get("settlement")]
-    possible, refusals, hanging = _sort_out(undecided)
+    heads = ledger.read_heads({row["receiver_wallet_id"] for row in waiting}) if waiting else {}
+    possible, refusals, hanging = _sort_out(undecided, heads)
     _let_hang(hanging)
     accepted = _decide_credit(possible)
     crash_point("saga.credit_decided")
     refused = _refuse(undecided, refusals, tell_all=tell_all)
     decided = [row for row in waiting if row.get("settlement") == Settlement.CREDIT] + accepted
-    entries = posting.post(
-        [_posting(row, "credit", Kind.CREDIT, row["receiver_wallet_id"]) for row in decided]
-    )
+    wishes = [_posting(row, "credit", Kind.CREDIT, row["receiver_wallet_id"]) for row in decided]
+    entries = posting.post(wishes, heads=heads)
     crash_point("saga.credit_posted")
     landed = [row for row in decided if f"{row['_id']}:credit" in entries]
     found = in_status(rows, Status.CREDITED)
@@ -104,11 +104,11 @@ def credit(transaction_ids: Collection[str], *, tell_all: bool = False) -> Credi
     return Credited(ids_of(moved, found), ids_of(refused), ids_of(hanging))
 
 
-def _sort_out(rows: list[Row]) -> tuple[list[Row], dict[str, Failure], list[Row]]:
+def _sort_out(rows: list[Row], heads: Mapping[str, Entry]) -> tuple[list[Row], dict[str, Failure], list[Row]]:
     """Return the rows to credit, why others must be refused, by id, and the rows whose credit hangs."""
     state = simulation.current() if rows else simulation.OFF
     simulated = {row["_id"] for row in rows if simulation.is_refused(row["_id"], state)}
-    refusals = _refusals([row for row in rows if row["_id"] not in simulated])
+    refusals = _refusals([row for row in rows if row["_id"] not in simulated], heads)
     hanging = []
     if state.failure_type is simulation.FailureType.TIMEOUT:
         hanging = [row for row in rows if row["_id"] in simulated]
@@ -134,9 +134,8 @@ def _let_hang(rows: list[Row]) -> None:
     crash_point("saga.credit_hanging")
 
 
-def _refusals(rows: list[Row]) -> dict[str, Failure]:
+def _refusals(rows: list[Row], heads: Mapping[str, Entry]) -> dict[str, Failure]:
     views = _wallet_views(row["receiver_wallet_id"] for row in rows)
-    heads = ledger.read_heads(views.keys()) if views else {}
     balances = {wallet_id: head.balance_minor for wallet_id, head in heads.items()}
     refusals = {}
     for row in rows:

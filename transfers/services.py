@@ -58,8 +58,7 @@ def start_transaction(*, request: TransferRequest, key: Key | None) -> Started:
     """
     if key and (earlier := _find_earlier(request.sender_id, key)):
         return earlier
-    receiver_id = _receiver_id(request)
-    sender_wallet_id, receiver_wallet_id = _wallet_ids(request, receiver_id)
+    receiver_id, sender_wallet_id, receiver_wallet_id = _parties(request)
     now = clock.now()
     row = {
         "_id": new_id("txn"),
@@ -102,24 +101,24 @@ def _find_earlier(sender_id: str, key: Key) -> Started | None:
     return Started(row, replayed=True)
 
 
-def _receiver_id(request: TransferRequest) -> str:
-    if request.receiver_id is not None:
-        field, receiver = "receiver_id", accounts.find_user(user_id=request.receiver_id)
-    else:
-        field, receiver = "receiver_email", accounts.find_user_by_email(email=request.receiver_email or "")
-    if receiver is None or not receiver.is_active:
-        raise ReceiverNotFound("Nobody who can receive money is known by this.", field=field)
-    if str(receiver.pk) == request.sender_id:
+def _parties(request: TransferRequest) -> tuple[str, str, str]:
+    """Return the receiver's id and both wallets' ids.
+
+    A receiver named by id who has a wallet that takes money needs no further look: a user is deactivated
+    only after their wallets are frozen. A wallet in the default currency that registration missed is opened.
+    """
+    field = "receiver_id" if request.receiver_id is not None else "receiver_email"
+    receiver_id = request.receiver_id or _require(
+        accounts.find_user_by_email(email=request.receiver_email or ""), field
+    )
+    if receiver_id == request.sender_id:
         raise SelfTransfer("Sender and receiver must be two different users.", field=field)
-    return str(receiver.pk)
-
-
-def _wallet_ids(request: TransferRequest, receiver_id: str) -> tuple[str, str]:
-    """Return both wallets' ids. A wallet in the default currency that registration missed is opened."""
-    owners = (request.sender_id, receiver_id)
-    found = wallets.find_wallets_of(user_ids=owners, currency=request.currency)
+    found = wallets.find_wallets_of(user_ids=(request.sender_id, receiver_id), currency=request.currency)
+    takes_money = receiver_id in found and wallets.is_active(found[receiver_id])
+    if request.receiver_id is not None and not takes_money:
+        _require(accounts.find_user(user_id=receiver_id), field)
     if request.currency == settings.DEFAULT_CURRENCY:
-        for user_id in set(owners) - found.keys():
+        for user_id in {request.sender_id, receiver_id} - found.keys():
             found[user_id] = wallet_services.ensure_wallet(user_id=user_id, currency=request.currency)
     for user_id, whose in ((request.sender_id, "You have"), (receiver_id, "The receiver has")):
         if user_id not in found:
@@ -127,4 +126,11 @@ def _wallet_ids(request: TransferRequest, receiver_id: str) -> tuple[str, str]:
     for user_id, whose in ((request.sender_id, "Your"), (receiver_id, "The receiver's")):
         if not wallets.is_active(found[user_id]):
             raise WalletClosed(f"{whose} wallet is frozen or closed; no money can move in or out.")
-    return found[request.sender_id].id, found[receiver_id].id
+    return receiver_id, found[request.sender_id].id, found[receiver_id].id
+
+
+def _require(receiver: accounts.User | None, field: str) -> str:
+    """Return the receiver's id. Raises ReceiverNotFound unless there is one who is active."""
+    if receiver is None or not receiver.is_active:
+        raise ReceiverNotFound("Nobody who can receive money is known by this.", field=field)
+    return str(receiver.pk)

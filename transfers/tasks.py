@@ -7,6 +7,7 @@ exhausted, is picked up by recovery.
 from __future__ import annotations
 
 import logging
+import time
 from typing import Any
 
 from celery import Task, chain, shared_task
@@ -39,6 +40,8 @@ def start_saga() -> None:
 def debit(self: Task, transaction_ids: list[str] | None = None) -> list[str]:
     """Debit what was given, else what waits in the inbox; start another chain if more waits."""
     if transaction_ids is None:
+        # A step costs nearly as much for one transfer as for ten: give others a moment to come along.
+        time.sleep(settings.SAGA_LINGER_SECONDS)
         transaction_ids, more = inbox.pop(settings.SAGA_BATCH_MAX)
         self.request.args = [transaction_ids]  # a retry must work on these, not on the next ones
         crash_point("tasks.popped")

@@ -5,7 +5,6 @@ from django.db import DatabaseError, connection
 from pymongo.errors import AutoReconnect, OperationFailure, PyMongoError
 
 from accounts import selectors
-from accounts.models import User
 from payflow.errors import Transient
 from tests.accounts.factories import UserFactory
 
@@ -54,12 +53,6 @@ def test_both_lookups_are_served_by_an_index() -> None:
 @pytest.mark.parametrize(
     ("cause", "expected"), [(AutoReconnect("gone"), Transient), (OperationFailure("bad"), DatabaseError)]
 )
-def test_only_an_unreachable_database_is_transient(
-    monkeypatch: pytest.MonkeyPatch, cause: PyMongoError, expected: type[Exception]
-) -> None:
-    def get(**_: str) -> User:
+def test_only_an_unreachable_database_is_transient(cause: PyMongoError, expected: type[Exception]) -> None:
+    with pytest.raises(expected), selectors.unavailable_is_transient():
         raise DatabaseError from cause
-
-    monkeypatch.setattr(User.objects, "get", get)
-    with pytest.raises(expected):
-        selectors.find_user(user_id="6b03c1ec6df2d2819d6fc80b")

@@ -20,7 +20,7 @@ import pytest
 from ledger import posting, selectors
 from ledger.chain import Contra, Entry, Kind, Posting, Reason
 from ledger.documents import LedgerEntry
-from ledger.posting import BATCH_MAX, HOT_WALLET_ENTRIES_MIN, post
+from ledger.posting import BATCH_MAX, find_hot_length, post
 from payflow import money
 from payflow.ids import new_id
 from payflow.mongodb import collection
@@ -140,12 +140,29 @@ def test_a_batch_keeps_the_order_within_a_wallet() -> None:
     assert [entry.sequence for entry in entries.values()] == [1, 2, 3]
 
 
-@pytest.mark.parametrize("per_wallet", [1, 2, HOT_WALLET_ENTRIES_MIN - 1, HOT_WALLET_ENTRIES_MIN, 25])
+@pytest.mark.parametrize("per_wallet", [1, 2, 3, 4, 25])
 def test_rounds_and_hot_wallets_build_the_same_chains(per_wallet: int) -> None:
     wallets = [wallet_id() for _ in range(4)]
     wishes = [deposit(wallet, 10) for _ in range(per_wallet) for wallet in wallets]
     assert len(post(wishes)) == 4 * per_wallet
     assert [entry["sequence"] for entry in stored()] == list(range(1, per_wallet + 1)) * 4
+
+
+@pytest.mark.parametrize(
+    ("lengths", "hot", "reason"),
+    [
+        ([], 1, "nothing to insert"),
+        ([1], 1, "one round trip either way"),
+        ([500], 1, "one hot wallet: one ordered insert, not 500 rounds"),
+        ([1] * 200, 2, "two hundred wallets: one round"),
+        ([1, 2, 3] * 50, 4, "three rounds, not 150 ordered inserts"),
+        ([1] * 100 + [40], 2, "one round for the many, one insert for the hot one"),
+        ([2, 2, 2, 30, 40], 3, "two rounds, two inserts"),
+        ([17] * 30, 1, "never more rounds than the bound"),
+    ],
+)
+def test_takes_the_fewest_round_trips(lengths: list[int], hot: int, reason: str) -> None:
+    assert find_hot_length(lengths) == hot, reason
 
 
 def test_cool_and_hot_wallets_share_a_batch() -> None:

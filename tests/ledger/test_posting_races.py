@@ -13,7 +13,7 @@ from pymongo import MongoClient
 from ledger import posting, selectors
 from ledger.chain import Entry, Kind
 from ledger.errors import Contention
-from ledger.posting import HOT_WALLET_ENTRIES_MIN, post
+from ledger.posting import post
 from payflow.errors import Transient
 from tests.ledger import poster
 from tests.ledger.books import assert_sound, deposit, stored, wallet_id, withdrawal
@@ -52,7 +52,7 @@ class Competitor:
         return heads
 
 
-@pytest.mark.parametrize("count", [1, 2, HOT_WALLET_ENTRIES_MIN, 20])
+@pytest.mark.parametrize("count", [1, 2, 4, 20])
 def test_a_chain_that_somebody_extended_first_is_read_again(
     count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,6 +117,23 @@ def test_half_of_a_hot_chain_was_done_unnoticed(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(selectors, "find_entries", unaware)
     assert len(post(wishes)) == 20
     assert selectors.read_heads([wallet])[wallet].balance_minor == 200
+
+
+@pytest.mark.parametrize("count", [1, 20])
+def test_heads_that_are_stale_cost_an_attempt_and_nothing_else(count: int) -> None:
+    wallet = wallet_id()
+    post([deposit(wallet, 100)])
+    stale = selectors.read_heads([wallet])
+    post([withdrawal(wallet, 95)])
+    entries = post([withdrawal(wallet, 10) for _ in range(count)], heads=stale)
+    assert {entry.kind for entry in entries.values()} == {Kind.DECLINED}
+    assert [entry.sequence for entry in entries.values()] == list(range(3, 3 + count))
+
+
+def test_heads_that_are_missing_cost_an_attempt_and_nothing_else() -> None:
+    wallet = wallet_id()
+    post([deposit(wallet, 100)])
+    assert only(post([deposit(wallet, 10)], heads={})).balance_minor == 110
 
 
 def test_a_quiet_wallet_moves_on_while_another_is_fought_over(monkeypatch: pytest.MonkeyPatch) -> None:

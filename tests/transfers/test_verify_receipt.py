@@ -137,6 +137,7 @@ def test_the_command_works_with_neither_servers_nor_secrets(tmp_path: Path, alic
         "PAYFLOW_ENV": "development",
         "MONGODB_URI": "mongodb://127.0.0.1:1/?directConnection=true",
         "REDIS_URL": "redis://127.0.0.1:1/0",
+        "MONGODB_TIMEOUT_MS": "300",
     }
 
     def run(*args: str) -> subprocess.CompletedProcess:
