@@ -3,110 +3,29 @@
 from __future__ import annotations
 
 import signal
-import time
-import uuid
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
-import requests
 
+from payflow import crashpoints
+from payflow.crashpoints import Action
 from payflow.stack.stack import Stack
+from tests.chaos.people import Person, eventually
 
-CRASH_POINT = "saga.debited"
-ENDS_WITHIN_SECONDS = 90
-TERMINAL = {"COMPLETED", "FAILED"}
-
-
-class Person:
-    """A client of the API."""
-
-    def __init__(self, base_url: str, name: str, deposit: str | None = None) -> None:
-        self.base_url = base_url
-        body = {
-            "name": name,
-            "email": f"{name}-{uuid.uuid4().hex}@example.com",
-            "password": "violet-kettle-42",
-        }
-        answer = requests.post(f"{base_url}/auth/register", json=body, timeout=30)
-        assert answer.status_code == 201, answer.text
-        self.id = answer.json()["user"]["id"]
-        self.headers = {"Authorization": f"Bearer {answer.json()['access']}"}
-        if deposit:
-            assert self.post("/wallets/me/deposit", {"amount": deposit}).status_code == 201
-
-    def get(self, path: str) -> Any:
-        answer = requests.get(f"{self.base_url}{path}", headers=self.headers, timeout=30)
-        assert answer.status_code == 200, answer.text
-        return answer.json()
-
-    def post(self, path: str, body: dict, key: str | None = None) -> requests.Response:
-        headers = self.headers | ({"Idempotency-Key": key} if key else {})
-        return requests.post(f"{self.base_url}{path}", json=body, headers=headers, timeout=30)
-
-    def pay(self, receiver: Person, amount: str, key: str | None = None) -> str:
-        answer = self.post("/transactions", {"receiver_id": receiver.id, "amount": amount}, key)
-        assert answer.status_code == 201, answer.text
-        return answer.json()["id"]
-
-    def balance(self) -> str:
-        return self.get("/wallets/me")["balance"]
-
-    def wait_for_end(self, transaction_id: str) -> dict:
-        return _eventually(
-            lambda: self.get(f"/transactions/{transaction_id}"), lambda seen: seen["status"] in TERMINAL
-        )
+pytestmark = pytest.mark.usefixtures("audited")
 
 
-def _eventually(read: Callable[[], Any], is_there: Callable[[Any], bool]) -> Any:
-    """Read until it is there; fail with what was read last."""
-    deadline = time.monotonic() + ENDS_WITHIN_SECONDS
-    seen = None
-    while time.monotonic() < deadline:
-        try:
-            seen = read()
-        except (requests.RequestException, AssertionError) as error:
-            seen = error
-        else:
-            if is_there(seen):
-                return seen
-        time.sleep(0.1)
-    raise AssertionError(f"not within {ENDS_WITHIN_SECONDS} s; last seen: {seen}")
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    folder: Path = tmp_path_factory.mktemp("stack")
-    with Stack.on_free_ports(
-        folder, {"PAYFLOW_CRASH_AT": CRASH_POINT, "SAGA_STALLED_AFTER_SECONDS": "2"}
-    ) as running:
-        yield running
-
-
-@pytest.fixture
-def alice(stack: Stack) -> Person:
-    return Person(stack.base_url, "alice", deposit="100.00")
-
-
-@pytest.fixture
-def bob(stack: Stack) -> Person:
-    return Person(stack.base_url, "bob")
-
-
-@pytest.fixture(autouse=True)
-def _audited(stack: Stack) -> Iterator[None]:
-    yield
-    stack.manage("audit", "--expect-settled")
-
-
+@pytest.mark.parametrize(
+    "point", ["saga.debit_posted", "saga.debited", "saga.credit_decided", "saga.credit_posted"]
+)
 def test_a_worker_killed_between_debit_and_credit_changes_nothing_in_the_end(
-    stack: Stack, alice: Person, bob: Person
+    point: str, stack: Stack, alice: Person, bob: Person
 ) -> None:
-    """The first debit that the saga worker finishes kills its whole process group with SIGKILL."""
+    """Whoever reaches the point kills the worker's whole process group, itself included, with SIGKILL."""
+    before = stack.supervisor.restarts("saga")
+    crashpoints.arm(stack.data_dir, point, Action.KILL_GROUP)
     transaction = alice.pay(bob, "25.00")
-    _eventually(lambda: (stack.data_dir / f"crashed-at-{CRASH_POINT}").exists(), bool)
-    _eventually(lambda: stack.supervisor.restarts("saga"), lambda restarts: restarts >= 1)
+    eventually(lambda: stack.supervisor.restarts("saga"), lambda restarts: restarts > before)
+    assert [hit.point for hit in crashpoints.hits(stack.data_dir)].count(point) == 1
     ended = alice.wait_for_end(transaction)
     assert [move["status"] for move in ended["history"]] == ["INITIATED", "DEBITED", "CREDITED", "COMPLETED"]
     assert (alice.balance(), bob.balance()) == ("75.00", "25.00")
