@@ -33,7 +33,7 @@ HISTORY_ENTRIES_MIN = 2
 
 def newest(*, entries_max: int, report: Callable[[Violation], None]) -> tuple[Targets, bool]:
     """Return the wallets that the newest entries belong to, and whether all that is new was seen."""
-    rows = committed(LedgerEntry).find({}, {"wallet_id": 1, "sequence": 1})
+    rows = committed(LedgerEntry).find({}, {"wallet_id": 1, "sequence": 1}, batch_size=NEWEST_BATCH_ENTRIES)
     targets: Targets = {}
     known: dict[str, float] = {}
     for batch in batches(rows.sort({"$natural": -1}).limit(entries_max), NEWEST_BATCH_ENTRIES):
