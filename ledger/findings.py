@@ -16,6 +16,7 @@ from pymongo.errors import DuplicateKeyError
 
 from ledger.documents import Finding
 from ledger.verdict import Violation
+from payflow import metrics
 from payflow.mongodb import collection, unavailable_is_transient
 
 logger = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ def report(violation: Violation, *, freeze: Freeze, now: datetime) -> bool:
         )
     except DuplicateKeyError:
         return False  # it is open already
+    metrics.LEDGER_VIOLATIONS.labels(violation.invariant).inc()
     logger.error("ledger invariant broken", extra={**facts, "frozen": violation.wallet_id is not None})
     return True
 

@@ -28,7 +28,7 @@ from ledger.errors import StillBroken
 from ledger.incremental import Targets, Verifier
 from ledger.verdict import Tally, Violation
 from ledger.verification import Document
-from payflow import clock
+from payflow import clock, metrics
 from payflow.mongodb import collection, unavailable_is_transient
 
 logger = logging.getLogger(__name__)
@@ -67,6 +67,7 @@ def tick(*, transactions: Transactions | None, freeze: findings.Freeze) -> Tick:
             state = checkpoints.trusted_state() or _begin()
         except Untrusted as reason:
             halt = Violation(findings.AUDIT, f"{reason} (manage.py audit --forget-checkpoints begins anew)")
+            metrics.AUDIT_CLEAN.set(0)
             return Tick(news=findings.report(halt, freeze=freeze, now=now), is_halted=True)
         verifier = Verifier(
             transactions=transactions,
@@ -82,8 +83,13 @@ def tick(*, transactions: Transactions | None, freeze: findings.Freeze) -> Tick:
         done.verified, done.news = verifier.verified, verifier.news
         done.seconds = time.perf_counter() - started
         _store(state, changes, done, now)
+    is_clean = not findings.count_open()
+    metrics.AUDIT_CLEAN.set(is_clean)
+    metrics.AUDIT_TIMESTAMP.set(now.timestamp())
+    metrics.AUDIT_BEHIND.set(done.behind)
+    metrics.LEDGER_VERIFIED.inc(done.verified)
     if done.verified or done.news:
-        logger.info("ledger audited", extra={**_figures(done), "clean": not findings.count_open()})
+        logger.info("ledger audited", extra={**_figures(done), "clean": is_clean})
     return done
 
 

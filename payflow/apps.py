@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from django.apps import AppConfig
+from django.conf import settings
 from django.contrib.admin.apps import AdminConfig
 from django.contrib.auth.apps import AuthConfig
 from django.contrib.contenttypes.apps import ContentTypesConfig
 
-from payflow import mongodb
+from payflow import metrics, mongodb
 from payflow.celery import app as celery_app
 
 OBJECT_ID = "django_mongodb_backend.fields.ObjectIdAutoField"
@@ -20,6 +21,8 @@ class PayflowConfig(AppConfig):
 
     def ready(self) -> None:
         """Run once per process, before any request or task."""
+        # Here, so that our way of storing metrics is set before Django's middleware makes its own.
+        metrics.BUILD.labels(settings.VERSION).set(1)
         mongodb.connect()
         celery_app.set_default()
 

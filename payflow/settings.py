@@ -165,6 +165,7 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
+    "payflow.api.measuring.MeasuringMiddleware",
     "payflow.correlation.CorrelationMiddleware",
     "payflow.api.middleware.ProblemMiddleware",
     "django.middleware.security.SecurityMiddleware",
@@ -267,6 +268,9 @@ SIMPLE_JWT = {
 REQUEST_BODY_BYTES_MAX = env.int("REQUEST_BODY_BYTES_MAX", default=65_536)
 PREFER_WAIT_SECONDS_MAX = 30
 PREFER_WAITERS_MAX = env.int("PREFER_WAITERS_MAX", default=2)
+
+# GET /metrics is for who sends this as a bearer token; without one, for nobody in production, else for all.
+METRICS_TOKEN = env.str("METRICS_TOKEN", default="")
 
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["accounts.authentication.BearerAuthentication"],

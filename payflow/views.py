@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from django.conf import settings
+from django.http import HttpResponse
+from django.utils.crypto import constant_time_compare
 from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from payflow import health
+from payflow import health, metrics
+from payflow.errors import NotAuthenticated, NotFound
 
 
 class Public(APIView):
@@ -62,3 +65,16 @@ class Live(Public):
     def get(self, request: Request) -> Response:
         """Return 200."""
         return Response({"status": "ok"})
+
+
+class Metrics(Public):
+    """`GET /metrics`: for Prometheus, which sends METRICS_TOKEN; in production there is no way in without."""
+
+    def get(self, request: Request) -> HttpResponse:
+        """Return every metric of every process."""
+        token = settings.METRICS_TOKEN
+        if not token and settings.IS_PRODUCTION:
+            raise NotFound("There is nothing at this address.")
+        if token and not constant_time_compare(request.headers.get("Authorization", ""), f"Bearer {token}"):
+            raise NotAuthenticated("The token is missing or wrong.")
+        return HttpResponse(metrics.render(), content_type=metrics.CONTENT_TYPE)

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
-from payflow import clock, events
+from payflow import clock, events, metrics
 from payflow.crashpoints import crash_point
 from payflow.mongodb import collection, unavailable_is_transient
 from transfers import states
@@ -56,6 +56,8 @@ def move(
     with unavailable_is_transient():
         update = {"$set": change, "$push": {"history": step}}
         count = collection(Transaction).update_many(query, update).modified_count
+    if to in states.TERMINAL:
+        metrics.TRANSACTIONS_ENDED.labels(to.value, reason).inc(count)
     crash_point(f"saga.moved_to_{to.value.lower()}")
     if count < len(rows):
         # Somebody else moved some of them, and may have died before telling: tell everything.

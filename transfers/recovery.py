@@ -20,7 +20,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 from django.conf import settings
 from redis import RedisError
 
-from payflow import clock, mongodb, redisdb
+from payflow import clock, metrics, mongodb, redisdb
 from payflow.crashpoints import crash_point
 from payflow.errors import Transient
 from payflow.mongodb import collection, unavailable_is_transient
@@ -62,6 +62,7 @@ def _recover() -> Report:
     undriven, newly_flagged = _drive_apart(rows)
     crash_point("recovery.driven")
     report = Report(len(rows) - undriven, flagged + newly_flagged, undriven)
+    metrics.TRANSACTIONS_RECOVERED.inc(report.driven)
     logger.info("stalled transactions driven", extra={"driven": report.driven, "undriven": report.undriven})
     return report
 
@@ -125,6 +126,7 @@ def _flag(rows: list[Row], reason: str) -> int:
         count = collection(Transaction).update_many(query, change).modified_count
     if count:
         extra = {"reason": reason, "count": count, "transaction_ids": fresh[:IDS_LOGGED_MAX]}
+        metrics.TRANSACTIONS_FLAGGED.inc(count)
         logger.warning("transactions need attention", extra=extra)
     return count
 

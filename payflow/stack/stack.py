@@ -4,6 +4,7 @@
 """
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -188,11 +189,19 @@ class Stack:
             "MONGODB_URI": mongodb_uri,
             "REDIS_URL": redis_url,
             "PAYFLOW_DATA_DIR": str(self.data_dir),
+            "PROMETHEUS_MULTIPROC_DIR": str(self._fresh_metrics_dir()),
             "PAYFLOW_HOST": self.host,
             "PAYFLOW_WEB_PORT": str(self.web_port),
             "PAYFLOW_FLOWER_PORT": str(self.flower_port or ""),
             "PAYFLOW_REDIS_PORT": str(self.redis_port),
         }
+
+    def _fresh_metrics_dir(self) -> Path:
+        """An empty folder where this stack's processes share their counts; they begin at zero."""
+        folder = self.data_dir / "metrics"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        return folder
 
     def _commands(self) -> dict[str, str]:
         commands = read_procfile(ROOT / "Procfile")

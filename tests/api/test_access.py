@@ -32,6 +32,7 @@ ROWS = {
     "GET /health": EVERYONE,
     "GET /health/live": EVERYONE,
     "GET /health/ready": EVERYONE,
+    "GET /metrics": EVERYONE,
     "GET /openapi.json": EVERYONE,
     "POST /auth/register": (201, 201, 201, 201),
     "POST /auth/login": EVERYONE,

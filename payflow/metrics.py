@@ -1,0 +1,64 @@
+"""Metrics for Prometheus: every name of ours in one place, and the text that `GET /metrics` gives.
+
+The processes of one machine share PROMETHEUS_MULTIPROC_DIR: each writes files of its own there, and any web
+process adds them up. What must stay true: no label is free text from outside, for each value is kept for
+ever. The numbers are for watching; the truth about money is the ledger's.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, exposition, generate_latest
+from prometheus_client import values as storage
+from prometheus_client.multiprocess import MultiProcessCollector
+
+CONTENT_TYPE = exposition.CONTENT_TYPE_LATEST
+_DIRECTORY = os.environ.get("PROMETHEUS_MULTIPROC_DIR", "")
+
+
+def _process() -> str:
+    """Name this process among all that share the directory: containers count their processes alike."""
+    return f"{socket.gethostname().replace('_', '-')}-{os.getpid()}"
+
+
+if _DIRECTORY:
+    os.makedirs(_DIRECTORY, exist_ok=True)
+    # Before the first metric is made, anybody's: each keeps the storage of its time.
+    storage.ValueClass = storage.MultiProcessValue(_process)
+
+BUILD = Gauge("payflow_build", "1, with the version that runs.", ["version"], multiprocess_mode="mostrecent")
+AUDIT_CLEAN = Gauge(
+    "payflow_ledger_audit_clean", "1: no invariant is known to be broken.", multiprocess_mode="mostrecent"
+)
+AUDIT_TIMESTAMP = Gauge(
+    "payflow_ledger_audit_timestamp_seconds", "When the audit last ran.", multiprocess_mode="mostrecent"
+)
+AUDIT_BEHIND = Gauge(
+    "payflow_ledger_audit_behind_entries",
+    "New entries that the audit has seen and left for later.",
+    multiprocess_mode="mostrecent",
+)
+LEDGER_VERIFIED = Counter("payflow_ledger_entries_verified", "New ledger entries that the audit verified.")
+LEDGER_VIOLATIONS = Counter(
+    "payflow_ledger_violations", "Broken invariants that the audit has found.", ["invariant"]
+)
+TRANSACTIONS_ENDED = Counter(
+    "payflow_transactions_ended", "Transactions by outcome, and why they failed.", ["status", "reason"]
+)
+TRANSACTIONS_RECOVERED = Counter(
+    "payflow_transactions_recovered", "Stalled transactions that recovery has driven."
+)
+TRANSACTIONS_FLAGGED = Counter(
+    "payflow_transactions_needing_attention", "Transactions that recovery has flagged for staff."
+)
+
+
+def render() -> bytes:
+    """Return all metrics of all processes in Prometheus's text format."""
+    if not _DIRECTORY:
+        return generate_latest(REGISTRY)
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, path=_DIRECTORY)
+    return generate_latest(registry)
