@@ -1,4 +1,4 @@
-"""Wallets for staff, to be read. Freezing happens through the user's account."""
+"""Wallets for staff, to be read. They freeze with the user's account, or one by one by the audit."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ class WalletAdmin(StoredRowsAdmin):
     list_filter = ("status",)
     search_help_text = "A wallet's id or a user's id, exactly."
     search_fields = ("id",)
-    fields = ("id", "user", "currency", "status", "balance", "entries", "created_at", "updated_at")
+    fields = (
+        "id", "user", "currency", "status", "frozen_because", "balance", "entries",
+        "created_at", "updated_at",
+    )  # fmt: skip
 
     def search(self, term: str) -> Q:
         """Return what an exact search term selects."""

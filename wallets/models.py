@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from django.db import models
+from django_mongodb_backend.fields import ArrayField
 
 from wallets.documents import Status
 
@@ -14,6 +15,7 @@ class WalletRow(models.Model):
     user_id = models.CharField(max_length=24)
     currency = models.CharField(max_length=3)
     status = models.CharField(max_length=16, choices=[(s.value, s.value) for s in Status])
+    frozen_because = ArrayField(models.CharField(max_length=32), null=True)
     created_at = models.DateTimeField()
     updated_at = models.DateTimeField()
 
