@@ -20,7 +20,7 @@ from ledger.reading import Reader, committed
 from ledger.verdict import Tally, Violation
 from ledger.verification import Document, Fault, entry_faults, link_faults, malformation
 
-BATCH_WALLETS = 50
+BATCH_WALLETS = 100
 BATCH_ENTRIES = 5_000
 BATCH_TRANSACTIONS = 100
 ORDER = {"wallet_id": 1, "sequence": 1}
