@@ -13,13 +13,14 @@ from rest_framework.authentication import BaseAuthentication
 from rest_framework.request import Request
 
 from accounts import selectors, tokens
-from payflow.errors import NotAuthenticated
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class BearerAuthentication(BaseAuthentication):
     """Accepts an access token; puts a `tokens.Caller` on the request."""
+
+    asks = True
 
     def authenticate(self, request: Request) -> tuple[tokens.Caller, Any] | None:
         """Return the caller, or None when no bearer token is sent.
@@ -30,10 +31,8 @@ class BearerAuthentication(BaseAuthentication):
         if scheme.lower() != "bearer":
             return None
         caller = tokens.read_access(encoded.strip())
-        if request.method not in SAFE_METHODS:
-            caller.record = selectors.find_user(user_id=caller.id)
-            if caller.record is None or not caller.record.is_active:
-                raise NotAuthenticated("This account cannot be used.")
+        if self.asks and request.method not in SAFE_METHODS:
+            caller.record = selectors.require_active(user_id=caller.id)
         return caller, caller.token
 
     def authenticate_header(self, request: Request) -> str:
@@ -41,10 +40,20 @@ class BearerAuthentication(BaseAuthentication):
         return "Bearer"
 
 
+class WalletGuardedAuthentication(BearerAuthentication):
+    """For services that read the caller's wallet anyway and ask about the user when it takes no money.
+
+    A user is deactivated only after their wallets are frozen, so an active wallet says as much as a query.
+    """
+
+    asks = False
+
+
 class BearerScheme(OpenApiAuthenticationExtension):
     """Describes the header in the OpenAPI document."""
 
     target_class = "accounts.authentication.BearerAuthentication"
+    match_subclasses = True
     name = "bearer"
 
     def get_security_definition(self, auto_schema: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from django.db import DEFAULT_DB_ALIAS, DatabaseError
 
 from accounts.models import User, UserManager
 from payflow import mongodb
-from payflow.errors import Transient
+from payflow.errors import NotAuthenticated, Transient
 
 # Only the spelling that PayFlow gives out: two spellings of one id would be two users to whoever compares.
 _USER_ID = re.compile(r"[0-9a-f]{24}", re.ASCII)
@@ -33,6 +33,14 @@ def unavailable_is_transient() -> Iterator[None]:
 def find_user(*, user_id: str) -> User | None:
     """Return the user with this id, active or not. One indexed query. Raises Transient."""
     return _find({"_id": ObjectId(user_id)}) if _USER_ID.fullmatch(user_id) else None
+
+
+def require_active(*, user_id: str) -> User:
+    """Return the user. Raises NotAuthenticated unless there is one who is active; Transient."""
+    user = find_user(user_id=user_id)
+    if user is None or not user.is_active:
+        raise NotAuthenticated("This account cannot be used.")
+    return user
 
 
 def find_user_by_email(*, email: str) -> User | None:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import mongoengine
 from django.conf import settings
 from django.utils.module_loading import autodiscover_modules
+from pymongo import WriteConcern
 from pymongo.collection import Collection
 from pymongo.errors import AutoReconnect, ExecutionTimeout, NetworkTimeout, PyMongoError, WTimeoutError
 from pymongo.errors import ServerSelectionTimeoutError as SelectionTimeout
@@ -19,6 +20,7 @@ from payflow.errors import Transient
 
 UNAVAILABLE = (AutoReconnect, NetworkTimeout, SelectionTimeout, ExecutionTimeout, WTimeoutError)
 DUPLICATE_KEY_CODE = 11_000
+_UNJOURNALED = WriteConcern(w="majority", j=False)
 
 
 def connect() -> None:
@@ -40,9 +42,14 @@ def reconnect() -> None:
     connect()
 
 
-def collection(document: type[mongoengine.Document]) -> Collection:
-    """Return the pymongo collection behind a document class, for bulk and conditional writes."""
-    return document._get_collection()
+def collection(document: type[mongoengine.Document], *, lasting: bool = True) -> Collection:
+    """Return the pymongo collection behind a document class, for bulk and conditional writes.
+
+    Without `lasting` a single server acknowledges a write before its journal is on disk (a replica set
+    still waits for its majority): only for what recovery would find out again, were it lost.
+    """
+    found = document._get_collection()
+    return found if lasting else found.with_options(write_concern=_UNJOURNALED)
 
 
 def ensure_indexes() -> list[str]:

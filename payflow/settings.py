@@ -7,14 +7,13 @@ each variable.
 
 from __future__ import annotations
 
-import hashlib
 from datetime import timedelta
 from pathlib import Path
 
 import environ
 from django.core.exceptions import ImproperlyConfigured
 
-from payflow import signing
+from payflow import safety
 from payflow.stack.paths import mongo_uri
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -34,37 +33,22 @@ DEBUG = env.bool("PAYFLOW_DEBUG", default=False)
 
 # --- Secrets ----------------------------------------------------------------------------------------------
 
-_DEVELOPMENT_SECRET = "development-only-secret-never-use-it-where-money-is-real"  # noqa: S105
-_SECRET_LENGTH_MIN = 32
-SECRET_KEY = env.str("DJANGO_SECRET_KEY", default="" if IS_PRODUCTION else _DEVELOPMENT_SECRET)
+SECRET_KEY = env.str("DJANGO_SECRET_KEY", default="" if IS_PRODUCTION else safety.DEVELOPMENT_SECRET)
 # Former secret keys: what they have sealed and signed still holds.
 SECRET_KEY_FALLBACKS = env.list("DJANGO_SECRET_KEY_FALLBACKS", default=[])
-JWT_SIGNING_KEY = env.str("JWT_SIGNING_KEY", default="" if IS_PRODUCTION else _DEVELOPMENT_SECRET + "-jwt")
+JWT_SIGNING_KEY = env.str(
+    "JWT_SIGNING_KEY", default="" if IS_PRODUCTION else safety.DEVELOPMENT_SECRET + "-jwt"
+)
 
 # --- Receipts ---------------------------------------------------------------------------------------------
 
 RECEIPT_ISSUER = env.str("RECEIPT_ISSUER", default="payflow")
 
 
-def _read_receipt_keys() -> tuple[signing.Keyring, str]:
-    """Return the keys, and why they cannot be used or an empty string; the reason holds nothing of them."""
-    seed = hashlib.sha256(f"{_DEVELOPMENT_SECRET}-receipts".encode()).digest()
-    development = signing.read_keys([f"development:{signing.to_base64url(seed)}"])
-    entries = env.list("RECEIPT_SIGNING_KEYS", default=[])
-    if not entries:
-        return development, "is not set" if IS_PRODUCTION else ""
-    try:
-        keys = signing.read_keys(entries)
-    except signing.UnusableKeys as error:
-        return development, f"cannot be used: {error}"
-    published = development.signer.as_jwk()["x"]
-    if IS_PRODUCTION and any(key.as_jwk()["x"] == published for key in keys.keys):
-        return keys, "holds the published development key"
-    return keys, ""
-
-
 # The first key signs receipts; the others are only published, so that what they have signed stays valid.
-RECEIPT_SIGNING_KEYS, _RECEIPT_KEYS_FAULT = _read_receipt_keys()
+RECEIPT_SIGNING_KEYS, _RECEIPT_KEYS_FAULT = safety.read_receipt_keys(
+    env.list("RECEIPT_SIGNING_KEYS", default=[]), is_production=IS_PRODUCTION
+)
 
 # --- Who may deposit --------------------------------------------------------------------------------------
 
@@ -81,9 +65,12 @@ MONGODB_DATABASE = env.str("MONGODB_DATABASE", default="payflow")
 # a client waits there.
 MONGODB_TIMEOUT_MS = env.int("MONGODB_TIMEOUT_MS", default=10_000)
 # Every write waits until a majority has it in its journal: an answered 201 survives the loss of a node.
+# And every read sees only such writes: a decision must not rest on what a failover could take back.
 MONGODB_OPTIONS = {
     "w": "majority",
     "journal": True,
+    "readConcernLevel": "majority",
+    "readPreference": "primary",
     "connectTimeoutMS": 2_000,
     "timeoutMS": MONGODB_TIMEOUT_MS,
     "appname": "payflow",
@@ -96,40 +83,15 @@ REDIS_URL = env.str(
 REDIS_TIMEOUT_SECONDS = env.float("REDIS_TIMEOUT_SECONDS", default=2.0)
 
 
-def _refuse_unsafe_production() -> None:
-    """Raise ImproperlyConfigured with every reason at once, so that one restart is enough."""
-    reasons = []
-    for name, value in (("DJANGO_SECRET_KEY", SECRET_KEY), ("JWT_SIGNING_KEY", JWT_SIGNING_KEY)):
-        if not value:
-            reasons.append(f"{name} is not set")
-        elif value.startswith((_DEVELOPMENT_SECRET, "change-me")):
-            reasons.append(f"{name} is the published development value")
-        elif len(value) < _SECRET_LENGTH_MIN:
-            reasons.append(f"{name} is shorter than {_SECRET_LENGTH_MIN} characters")
-    if SECRET_KEY and SECRET_KEY == JWT_SIGNING_KEY:
-        reasons.append("DJANGO_SECRET_KEY and JWT_SIGNING_KEY are the same")
-    if _RECEIPT_KEYS_FAULT:
-        reasons.append(f"RECEIPT_SIGNING_KEYS {_RECEIPT_KEYS_FAULT}")
-    reasons += [
-        f"{n} is not set" for n, v in (("MONGODB_URI", MONGODB_URI), ("REDIS_URL", REDIS_URL)) if not v
-    ]
-    if DEBUG:
-        reasons.append("PAYFLOW_DEBUG is on")
-    if DEPOSITS_OPEN:
-        reasons.append("DEPOSITS_OPEN is on: anyone could create money")
-    if "*" in env.list("ALLOWED_HOSTS", default=[]) or not env.list("ALLOWED_HOSTS", default=[]):
-        reasons.append("ALLOWED_HOSTS does not name this service's hosts")
-    if reasons:
-        raise ImproperlyConfigured(
-            "PayFlow refuses to start in production: "
-            + "; ".join(reasons)
-            + ". Set these in the environment (.env.example explains each),"
-            + " or set PAYFLOW_ENV=development on a machine where no money is real."
-        )
-
-
 if IS_PRODUCTION:
-    _refuse_unsafe_production()
+    safety.refuse_unsafe_production(
+        secrets={"DJANGO_SECRET_KEY": SECRET_KEY, "JWT_SIGNING_KEY": JWT_SIGNING_KEY},
+        receipt_keys_fault=_RECEIPT_KEYS_FAULT,
+        addresses={"MONGODB_URI": MONGODB_URI, "REDIS_URL": REDIS_URL},
+        allowed_hosts=env.list("ALLOWED_HOSTS", default=[]),
+        debug=DEBUG,
+        deposits_open=DEPOSITS_OPEN,
+    )
 elif _RECEIPT_KEYS_FAULT:
     raise ImproperlyConfigured(f"RECEIPT_SIGNING_KEYS {_RECEIPT_KEYS_FAULT}.")
 
@@ -227,6 +189,8 @@ SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = "Lax"
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = IS_PRODUCTION
 SECURE_SSL_REDIRECT = IS_PRODUCTION and env.bool("SECURE_SSL_REDIRECT", default=True)
+# Asked from inside the network, where there is no TLS.
+SECURE_REDIRECT_EXEMPT = [r"^health", r"^metrics$"]
 SECURE_HSTS_SECONDS = 31_536_000 if IS_PRODUCTION else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = IS_PRODUCTION
 SECURE_PROXY_SSL_HEADER = (
@@ -300,7 +264,7 @@ SPECTACULAR_SETTINGS = {
 
 DEFAULT_CURRENCY = env.str("DEFAULT_CURRENCY", default="USD")
 SAGA_BATCH_MAX = env.int("SAGA_BATCH_MAX", default=500)
-SAGA_LINGER_SECONDS = env.float("SAGA_LINGER_SECONDS", default=0.02)
+SAGA_LINGER_SECONDS = env.float("SAGA_LINGER_SECONDS", default=0.03)
 SAGA_STALLED_AFTER_SECONDS = env.float("SAGA_STALLED_AFTER_SECONDS", default=5.0)
 SAGA_EXPIRES_AFTER_SECONDS = env.float("SAGA_EXPIRES_AFTER_SECONDS", default=900.0)
 SAGA_ATTENTION_AFTER_ATTEMPTS = env.int("SAGA_ATTENTION_AFTER_ATTEMPTS", default=10)

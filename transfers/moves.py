@@ -37,6 +37,10 @@ def ids_of(*groups: Iterable[Row]) -> list[str]:
     return [row["_id"] for group in groups for row in group]
 
 
+# Their facts are the ledger's entries, which do last: a transaction that falls back from here is moved again.
+PASSED_THROUGH = frozenset({Status.DEBITED, Status.CREDITED})
+
+
 def move(
     rows: list[Row],
     leaving: Status,
@@ -55,7 +59,11 @@ def move(
     query = {"_id": {"$in": ids_of(rows)}, "status": leaving.value, **(requiring or {})}
     with unavailable_is_transient():
         update = {"$set": change, "$push": {"history": step}}
-        count = collection(Transaction).update_many(query, update).modified_count
+        count = (
+            collection(Transaction, lasting=to not in PASSED_THROUGH)
+            .update_many(query, update)
+            .modified_count
+        )
     if to in states.TERMINAL:
         metrics.TRANSACTIONS_ENDED.labels(to.value, reason).inc(count)
     crash_point(f"saga.moved_to_{to.value.lower()}")
@@ -96,7 +104,7 @@ def finish(rows: list[Row]) -> None:
     query = {"_id": {"$in": ids_of(rows)}, "status": {"$in": sorted(states.TERMINAL)}}
     with unavailable_is_transient():
         change = {"$unset": {"due_at": ""}, "$set": {"needs_attention": False}}
-        collection(Transaction).update_many(query, change)
+        collection(Transaction, lasting=False).update_many(query, change)
     crash_point("saga.finished")
     for row in rows:
         code = (row.get("failure") or {}).get("code", "")

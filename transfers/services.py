@@ -54,7 +54,8 @@ class Key:
 def start_transaction(*, request: TransferRequest, key: Key | None) -> Started:
     """Write a transaction down as INITIATED. No money has moved yet; the caller starts the saga.
 
-    Raises SelfTransfer, ReceiverNotFound, CurrencyMismatch, WalletClosed, IdempotencyKeyReused, Transient.
+    Raises NotAuthenticated, SelfTransfer, ReceiverNotFound, CurrencyMismatch, WalletClosed,
+    IdempotencyKeyReused, Transient.
     """
     if key and (earlier := _find_earlier(request.sender_id, key)):
         return earlier
@@ -104,7 +105,7 @@ def _find_earlier(sender_id: str, key: Key) -> Started | None:
 def _parties(request: TransferRequest) -> tuple[str, str, str]:
     """Return the receiver's id and both wallets' ids.
 
-    A receiver named by id who has a wallet that takes money needs no further look: a user is deactivated
+    A sender or a receiver named by id who has an active wallet needs no further look: a user is deactivated
     only after their wallets are frozen. A wallet in the default currency that registration missed is opened.
     """
     field = "receiver_id" if request.receiver_id is not None else "receiver_email"
@@ -114,6 +115,9 @@ def _parties(request: TransferRequest) -> tuple[str, str, str]:
     if receiver_id == request.sender_id:
         raise SelfTransfer("Sender and receiver must be two different users.", field=field)
     found = wallets.find_wallets_of(user_ids=(request.sender_id, receiver_id), currency=request.currency)
+    gives_money = request.sender_id in found and wallets.is_active(found[request.sender_id])
+    if not gives_money:
+        accounts.require_active(user_id=request.sender_id)
     takes_money = receiver_id in found and wallets.is_active(found[receiver_id])
     if request.receiver_id is not None and not takes_money:
         _require(accounts.find_user(user_id=receiver_id), field)

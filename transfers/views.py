@@ -14,6 +14,7 @@ from rest_framework import viewsets
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from accounts.authentication import WalletGuardedAuthentication
 from payflow import idempotency
 from payflow.api import prefer
 from payflow.api.pages import page
@@ -33,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 class TransactionViewSet(viewsets.ViewSet):
     """Transfers that the caller is a party to."""
+
+    authentication_classes = (WalletGuardedAuthentication,)
 
     def create(self, request: Request) -> Response:
         """POST /transactions: write it down, start its saga, answer."""

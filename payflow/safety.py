@@ -1,0 +1,74 @@
+"""What production must not start with. Pure: it reads no environment and no setting by itself.
+
+What must stay true: a reason names a variable, never its value.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+from django.core.exceptions import ImproperlyConfigured
+
+from payflow import signing
+
+DEVELOPMENT_SECRET = "development-only-secret-never-use-it-where-money-is-real"  # noqa: S105
+SECRET_LENGTH_MIN = 32
+
+
+def read_receipt_keys(entries: Sequence[str], *, is_production: bool) -> tuple[signing.Keyring, str]:
+    """Return the keys, and why they cannot be used or an empty string; the reason holds nothing of them."""
+    seed = hashlib.sha256(f"{DEVELOPMENT_SECRET}-receipts".encode()).digest()
+    development = signing.read_keys([f"development:{signing.to_base64url(seed)}"])
+    if not entries:
+        return development, "is not set" if is_production else ""
+    try:
+        keys = signing.read_keys(entries)
+    except signing.UnusableKeys as error:
+        return development, f"cannot be used: {error}"
+    published = development.signer.as_jwk()["x"]
+    if is_production and any(key.as_jwk()["x"] == published for key in keys.keys):
+        return keys, "holds the published development key"
+    return keys, ""
+
+
+def refuse_unsafe_production(
+    *,
+    secrets: Mapping[str, str],
+    receipt_keys_fault: str,
+    addresses: Mapping[str, str],
+    allowed_hosts: Sequence[str],
+    debug: bool,
+    deposits_open: bool,
+) -> None:
+    """Raise ImproperlyConfigured with every reason at once, so that one restart is enough."""
+    reasons = [f"{name} {fault}" for name, value in secrets.items() if (fault := _fault_of_secret(value))]
+    given = [value for value in secrets.values() if value]
+    if len(set(given)) < len(given):
+        reasons.append(f"{' and '.join(secrets)} are the same")
+    if receipt_keys_fault:
+        reasons.append(f"RECEIPT_SIGNING_KEYS {receipt_keys_fault}")
+    reasons += [f"{name} is not set" for name, value in addresses.items() if not value]
+    if debug:
+        reasons.append("PAYFLOW_DEBUG is on")
+    if deposits_open:
+        reasons.append("DEPOSITS_OPEN is on: anyone could create money")
+    if not allowed_hosts or "*" in allowed_hosts:
+        reasons.append("ALLOWED_HOSTS does not name this service's hosts")
+    if reasons:
+        raise ImproperlyConfigured(
+            "PayFlow refuses to start in production: "
+            + "; ".join(reasons)
+            + ". Set these in the environment (.env.example explains each),"
+            + " or set PAYFLOW_ENV=development on a machine where no money is real."
+        )
+
+
+def _fault_of_secret(value: str) -> str:
+    if not value:
+        return "is not set"
+    if value.startswith((DEVELOPMENT_SECRET, "change-me")):
+        return "is the published development value"
+    if len(value) < SECRET_LENGTH_MIN:
+        return f"is shorter than {SECRET_LENGTH_MIN} characters"
+    return ""
