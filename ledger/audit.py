@@ -1,4 +1,4 @@
-"""The audit: verifies the invariants L1 to L7 (design.md, section 3) from what is stored; it changes
+"""The audit: verifies the invariants L1 to L7 (docs/guarantees.md) from what is stored; it changes
 nothing.
 
 Two streams, so that memory does not grow with history: every chain in order of (wallet, sequence), then every

@@ -53,7 +53,7 @@ _CURRENCY = re.compile(r"[A-Z]{3}", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One broken invariant (L1 to L7 of design.md, section 3) and what exactly is wrong."""
+    """One broken invariant (docs/guarantees.md) and what exactly is wrong."""
 
     invariant: str
     detail: str

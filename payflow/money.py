@@ -13,7 +13,7 @@ from payflow.errors import Refused
 INT64_MAX = 2**63 - 1
 AMOUNT_MINOR_MAX = 10**15
 # A wallet stops receiving here. What lies between this and int64 is headroom for credits that were decided
-# at the same moment by other workers: a decided credit must always fit (design.md, section 4).
+# at the same moment by other workers: a decided credit must always fit (docs/guarantees.md).
 BALANCE_MINOR_SOFT_MAX = 4 * 10**18
 
 # ISO 4217: digits after the point.

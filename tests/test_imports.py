@@ -1,4 +1,4 @@
-"""The rules of style.md that a program can check: which way imports run, what stays private, names, sizes.
+"""The rules of the house that a program can check: which way imports run, what stays private, names, sizes.
 
 Each rule is a table or a constant here; the tests walk the syntax trees and name the line that breaks it.
 """

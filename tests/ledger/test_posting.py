@@ -1,4 +1,4 @@
-"""Posting, against the invariants of the ledger (design.md, section 3). Each test ends by checking them:
+"""Posting, against the invariants of the ledger (docs/guarantees.md). Each test ends by checking them:
 
 L1  For every wallet, sequences are 1..n without gap, `balance = previous balance + amount`, hashes chain.
 L2  No balance is ever negative.

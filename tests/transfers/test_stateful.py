@@ -1,4 +1,4 @@
-"""The invariants of design.md, section 3, under random interleavings.
+"""The invariants of docs/guarantees.md under random interleavings.
 
 L1 chains without gap, balances and hashes that follow. L2 no balance below zero. L3 one entry an operation.
 L4 one settlement a transaction. L5 clearing is what is debited and not settled. L6 balances are deposits
