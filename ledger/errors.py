@@ -13,6 +13,13 @@ class Contention(Transient):
         self.wallet_ids = wallet_ids
 
 
+class Unreadable(Transient):
+    """What is stored is no ledger entry: nothing can be said of the wallet until staff have looked at it."""
+
+    def __init__(self) -> None:
+        super().__init__("The wallet's ledger cannot be read. It must be looked at first.")
+
+
 class StillBroken(Refused):
     """A wallet's chain does not hold, so it cannot be declared sound."""
 

@@ -23,6 +23,7 @@ from ledger import selectors
 from ledger.chain import Entry, Posting, extend
 from ledger.documents import LedgerEntry
 from ledger.errors import Contention
+from ledger.selectors import BrokenEntry
 from payflow import clock
 from payflow.crashpoints import crash_point
 from payflow.errors import Transient
@@ -36,12 +37,15 @@ PAUSE_SECONDS_MAX = 0.25
 ROUNDS_MAX = 16
 
 
-def post(postings: Sequence[Posting], *, heads: Mapping[str, Entry] | None = None) -> dict[str, Entry]:
+def post(
+    postings: Sequence[Posting], *, heads: Mapping[str, Entry | BrokenEntry] | None = None
+) -> dict[str, Entry]:
     """Post a batch; return the entry of every operation by its id, new or already there.
 
     Safe to repeat and to race. An operation that can become no entry (another currency than its wallet's,
-    a settlement beyond int64) is missing from the answer. Raises Contention when other writers were faster
-    ATTEMPTS_MAX times, Transient when MongoDB does not answer; what landed until then stays.
+    a settlement beyond int64, a wallet whose newest entry is none) is missing from the answer. Raises
+    Contention when other writers were faster ATTEMPTS_MAX times, Transient when MongoDB does not answer;
+    what landed until then stays.
 
     `heads` saves a read where the caller has just read the newest entries of all wallets concerned. They
     may be stale: then the unique indexes refuse, and the next attempt reads for itself.
@@ -57,7 +61,11 @@ def post(postings: Sequence[Posting], *, heads: Mapping[str, Entry] | None = Non
         if len(done) == len(wanted):
             return done
         # Asked only now, because nearly every operation is new: the index on `_id` refuses the others.
-        done.update(selectors.find_entries(wanted.keys() - done.keys()))
+        for operation_id, entry in selectors.read_entries(wanted.keys() - done.keys()).items():
+            if isinstance(entry, BrokenEntry):
+                _give_up(wanted.pop(operation_id))
+            else:
+                done[operation_id] = entry
         if not collided:
             return _without_impossible(wanted, done)
         if attempt:
@@ -79,19 +87,33 @@ def _by_operation(postings: Sequence[Posting]) -> dict[str, Posting]:
 
 def _without_impossible(wanted: dict[str, Posting], done: dict[str, Entry]) -> dict[str, Entry]:
     for operation_id in wanted.keys() - done.keys():
-        logger.error("posting is impossible", extra={"operation_id": operation_id})
+        _give_up(wanted[operation_id])
     return done
 
 
-def _attempt(pending: Sequence[Posting], heads: Mapping[str, Entry] | None) -> tuple[dict[str, Entry], bool]:
-    """Extend every chain concerned once. Return what landed and whether any chain had moved meanwhile."""
+def _give_up(posting: Posting) -> None:
+    facts = {"operation_id": posting.operation_id, "wallet_id": posting.wallet_id}
+    logger.error("posting is impossible", extra=facts)
+
+
+def _attempt(
+    pending: Sequence[Posting], heads: Mapping[str, Entry | BrokenEntry] | None
+) -> tuple[dict[str, Entry], bool]:
+    """Extend every chain concerned once, but those that nothing can follow.
+
+    Return what landed and whether any chain had moved meanwhile.
+    """
     by_wallet: dict[str, list[Posting]] = defaultdict(list)
     for posting in pending:
         by_wallet[posting.wallet_id].append(posting)
     if heads is None:
         heads = selectors.read_heads(by_wallet.keys())
     now = clock.now()
-    chains = [extend(heads.get(wallet_id), group, now) for wallet_id, group in by_wallet.items()]
+    chains = [
+        extend(head, group, now)
+        for wallet_id, group in by_wallet.items()
+        if not isinstance(head := heads.get(wallet_id), BrokenEntry)
+    ]
     crash_point("posting.before_insert")
     hot_length = find_hot_length([len(chain) for chain in chains])
     landed, collided = _insert_in_rounds([chain for chain in chains if 0 < len(chain) < hot_length])

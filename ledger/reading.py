@@ -25,7 +25,7 @@ BATCH_ENTRIES = 1_000
 Progress = Callable[[int, int], None]
 
 # Dates beyond Python's and text that is not UTF-8 must arrive, to be judged.
-_LENIENT = CodecOptions[dict[str, Any]](
+LENIENT = CodecOptions[dict[str, Any]](
     tz_aware=True,
     datetime_conversion=DatetimeConversion.DATETIME_AUTO,
     unicode_decode_error_handler="replace",
@@ -39,7 +39,7 @@ def committed(document: type[mongoengine.Document]) -> Stored:
     because a node failed over or lags behind.
     """
     return collection(document).with_options(
-        codec_options=_LENIENT,
+        codec_options=LENIENT,
         read_concern=ReadConcern("majority"),
         read_preference=ReadPreference.PRIMARY,
     )
@@ -49,7 +49,7 @@ class Reader:
     """Streams entries and calls `on_progress(done, total)` once a batch."""
 
     def __init__(self, on_progress: Progress) -> None:
-        self._entries = collection(LedgerEntry).with_options(codec_options=_LENIENT)
+        self._entries = collection(LedgerEntry).with_options(codec_options=LENIENT)
         self._on_progress = on_progress
         self._done = self._total = 0
 

@@ -1,18 +1,35 @@
-"""Reading the ledger: heads, pages, moments."""
+"""Reading the ledger: heads, pages, moments.
+
+What is stored may be no entry at all. `read_heads` and `read_entries` answer such a one as a BrokenEntry, so
+that it stops nobody else; it must never pass for an entry that is not there. The others raise Unreadable.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from ledger.chain import Entry, Kind, from_document
 from ledger.documents import LedgerEntry
+from ledger.errors import Unreadable
+from ledger.reading import LENIENT
+from ledger.verification import malformation
+from payflow.money import INT64_MAX
 from payflow.mongodb import collection, unavailable_is_transient
 
 HEADS_MAX = 2_000
 
 
-def read_heads(wallet_ids: Collection[str]) -> dict[str, Entry]:
+@dataclass(frozen=True, slots=True)
+class BrokenEntry:
+    """Something is stored where an entry should be, and it is none, or none that another could follow."""
+
+    reason: str
+
+
+def read_heads(wallet_ids: Collection[str]) -> dict[str, Entry | BrokenEntry]:
     """Return the newest entry of each wallet that has one, in one round trip.
 
     `$sort` + `$group`/`$first` on the unique index runs as a DISTINCT_SCAN: it touches one key per wallet,
@@ -21,8 +38,18 @@ def read_heads(wallet_ids: Collection[str]) -> dict[str, Entry]:
     if len(wallet_ids) > HEADS_MAX:
         raise ValueError(f"at most {HEADS_MAX} wallets at once")
     with unavailable_is_transient():
-        rows = collection(LedgerEntry).aggregate(heads_pipeline(wallet_ids))
-        return {row["_id"]: from_document(row["head"]) for row in rows}
+        rows = _stored().aggregate(heads_pipeline(wallet_ids))
+        heads: dict[str, Entry | BrokenEntry] = {}
+        for row in rows:
+            if isinstance(row["_id"], str):
+                heads.setdefault(row["_id"], _entry_in(row["head"]))
+            else:
+                # `$in` finds a list that holds the id.
+                heads |= dict.fromkeys(
+                    [id_ for id_ in wallet_ids if id_ in row["_id"]],
+                    BrokenEntry("the wallet's id is no text"),
+                )
+        return heads
 
 
 def heads_pipeline(wallet_ids: Iterable[str]) -> list[dict]:
@@ -35,15 +62,25 @@ def heads_pipeline(wallet_ids: Iterable[str]) -> list[dict]:
 
 
 def find_head(*, wallet_id: str) -> Entry | None:
-    """Return the newest entry of a wallet; its balance is the wallet's balance."""
-    return read_heads([wallet_id]).get(wallet_id)
+    """Return the newest entry of a wallet; its balance is the wallet's balance. Raises Unreadable."""
+    return find_heads([wallet_id]).get(wallet_id)
+
+
+def find_heads(wallet_ids: Collection[str]) -> dict[str, Entry]:
+    """Return the newest entry of each wallet that has one. Raises Unreadable."""
+    return {id_: _readable(head) for id_, head in read_heads(wallet_ids).items()}
+
+
+def read_entries(operation_ids: Iterable[str]) -> dict[str, Entry | BrokenEntry]:
+    """Return what is stored of those operations that have an entry."""
+    with unavailable_is_transient():
+        rows = _stored().find({"_id": {"$in": list(operation_ids)}})
+        return {row["_id"]: _entry_in(row) for row in rows}
 
 
 def find_entries(operation_ids: Iterable[str]) -> dict[str, Entry]:
-    """Return those of the operations that have an entry."""
-    with unavailable_is_transient():
-        rows = collection(LedgerEntry).find({"_id": {"$in": list(operation_ids)}})
-        return {row["_id"]: from_document(row) for row in rows}
+    """Return those of the operations that have an entry. Raises Unreadable."""
+    return {id_: _readable(entry) for id_, entry in read_entries(operation_ids).items()}
 
 
 def find_entry(*, operation_id: str) -> Entry | None:
@@ -54,15 +91,15 @@ def find_entry(*, operation_id: str) -> Entry | None:
 def list_entries(
     *, wallet_id: str, limit: int, kind: Kind | None = None, before_sequence: int | None = None
 ) -> list[Entry]:
-    """Return up to `limit` entries of a wallet, newest first."""
+    """Return up to `limit` entries of a wallet, newest first. Raises Unreadable."""
     query: dict = {"wallet_id": wallet_id}
     if kind:
         query["kind"] = kind.value
     if before_sequence is not None:
         query["sequence"] = {"$lt": before_sequence}
     with unavailable_is_transient():
-        rows = collection(LedgerEntry).find(query).sort("sequence", -1).limit(limit)
-        return [from_document(row) for row in rows]
+        rows = _stored().find(query).sort("sequence", -1).limit(limit)
+        return [_readable(_entry_in(row)) for row in rows]
 
 
 def find_entry_at(*, wallet_id: str, at: datetime) -> Entry | None:
@@ -72,7 +109,23 @@ def find_entry_at(*, wallet_id: str, at: datetime) -> Entry | None:
     """
     order = [("created_at", -1), ("sequence", -1)]
     with unavailable_is_transient():
-        row = collection(LedgerEntry).find_one(
-            {"wallet_id": wallet_id, "created_at": {"$lte": at}}, sort=order
-        )
-    return from_document(row) if row else None
+        row = _stored().find_one({"wallet_id": wallet_id, "created_at": {"$lte": at}}, sort=order)
+    return _readable(_entry_in(row)) if row else None
+
+
+def _stored() -> Any:
+    return collection(LedgerEntry).with_options(codec_options=LENIENT)
+
+
+def _entry_in(document: dict[str, Any]) -> Entry | BrokenEntry:
+    if reason := malformation(document):
+        return BrokenEntry(reason)
+    if not 0 < document["sequence"] < INT64_MAX:
+        return BrokenEntry(f"nothing can follow sequence {document['sequence']}")
+    return from_document(document)
+
+
+def _readable(entry: Entry | BrokenEntry) -> Entry:
+    if isinstance(entry, BrokenEntry):
+        raise Unreadable
+    return entry

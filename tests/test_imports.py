@@ -49,7 +49,7 @@ RANK = {
 }  # fmt: skip
 SUBJECT_RANK = 2
 SUBJECTS_BELOW_SELECTORS = {
-    "ledger": frozenset({"chain", "verification"}),
+    "ledger": frozenset({"chain", "reading", "verification"}),
     "transfers": frozenset({"states"}),
 }
 BANNED_NAMES = frozenset({"utils", "util", "helpers", "helper", "common", "misc"})

@@ -32,7 +32,7 @@ def issue_receipt(*, row: Mapping[str, Any], reader: Reader, keys: Keyring, issu
     own = receipts.disclosed_wallets(row, reader)
     # Heads last, so that none is behind an entry.
     entries = ledger.find_entries(_operation_ids(row["_id"]))
-    heads = ledger.read_heads(own)
+    heads = ledger.find_heads(own)
     receipt = receipts.compose(
         row=row,
         entries=entries,

@@ -17,6 +17,7 @@ from django.conf import settings
 from ledger import posting, simulation
 from ledger import selectors as ledger
 from ledger.chain import Entry, Kind, Posting
+from ledger.selectors import BrokenEntry
 from payflow import clock, events
 from payflow.crashpoints import crash_point
 from payflow.events import Event, EventType
@@ -104,7 +105,9 @@ def credit(transaction_ids: Collection[str], *, tell_all: bool = False) -> Credi
     return Credited(ids_of(moved, found), ids_of(refused), ids_of(hanging))
 
 
-def _sort_out(rows: list[Row], heads: Mapping[str, Entry]) -> tuple[list[Row], dict[str, Failure], list[Row]]:
+def _sort_out(
+    rows: list[Row], heads: Mapping[str, Entry | BrokenEntry]
+) -> tuple[list[Row], dict[str, Failure], list[Row]]:
     """Return the rows to credit, why others must be refused, by id, and the rows whose credit hangs."""
     state = simulation.current() if rows else simulation.OFF
     simulated = {row["_id"] for row in rows if simulation.is_refused(row["_id"], state)}
@@ -134,9 +137,10 @@ def _let_hang(rows: list[Row]) -> None:
     crash_point("saga.credit_hanging")
 
 
-def _refusals(rows: list[Row], heads: Mapping[str, Entry]) -> dict[str, Failure]:
+def _refusals(rows: list[Row], heads: Mapping[str, Entry | BrokenEntry]) -> dict[str, Failure]:
     views = _wallet_views(row["receiver_wallet_id"] for row in rows)
-    balances = {wallet_id: head.balance_minor for wallet_id, head in heads.items()}
+    balances = {id_: head.balance_minor for id_, head in heads.items() if isinstance(head, Entry)}
+    unreadable = {id_ for id_, head in heads.items() if isinstance(head, BrokenEntry)}
     refusals = {}
     for row in rows:
         wallet_id = row["receiver_wallet_id"]
@@ -144,7 +148,7 @@ def _refusals(rows: list[Row], heads: Mapping[str, Entry]) -> dict[str, Failure]
             amount_minor=row["amount_minor"],
             currency=row["currency"],
             wallet=views.get(wallet_id),
-            balance_minor=balances.get(wallet_id, 0),
+            balance_minor=None if wallet_id in unreadable else balances.get(wallet_id, 0),
         )
         if failure:
             refusals[row["_id"]] = failure

@@ -86,17 +86,18 @@ def decline_debit(
 
 
 def refuse_credit(
-    *, amount_minor: int, currency: str, wallet: WalletView | None, balance_minor: int
+    *, amount_minor: int, currency: str, wallet: WalletView | None, balance_minor: int | None
 ) -> Failure | None:
     """Say why a credit is impossible, or None. After CREDIT is decided nothing may ask this again.
 
-    `balance_minor` is what the receiver holds, with all that was decided for it before in the same batch.
+    `balance_minor` is what the receiver holds, with all that was decided for it before in the same batch;
+    None where their ledger cannot be read, so that no credit could follow.
     """
     if wallet is None:
         return RECEIVER_MISSING
     if wallet.currency != currency:
         return RECEIVER_CURRENCY
-    if not wallet.is_active:
+    if not wallet.is_active or balance_minor is None:
         return RECEIVER_CLOSED
     if balance_minor + amount_minor > money.BALANCE_MINOR_SOFT_MAX:
         return RECEIVER_FULL

@@ -10,6 +10,7 @@ from django.utils.safestring import SafeString
 from pymongo import ASCENDING
 
 from ledger import selectors as ledger
+from ledger.errors import Unreadable
 from payflow.admin import StoredRowsAdmin, amount_text, link, search_link
 from wallets.models import WalletRow
 
@@ -43,7 +44,10 @@ class WalletAdmin(StoredRowsAdmin):
     @admin.display
     def balance(self, row: WalletRow) -> str:
         """What the newest ledger entry says."""
-        head = ledger.find_head(wallet_id=row.id)
+        try:
+            head = ledger.find_head(wallet_id=row.id)
+        except Unreadable:
+            return "unreadable"
         return amount_text(head.balance_minor if head else 0, row.currency)
 
     @admin.display(description="Ledger entries")

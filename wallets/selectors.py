@@ -68,7 +68,7 @@ def list_states(*, user_id: str) -> list[WalletState]:
     """Return a user's wallets with their balances, oldest first; there are at most as many as currencies."""
     with unavailable_is_transient():
         wallets = list(Wallet.objects(user_id=user_id).order_by("id").limit(WALLETS_PER_USER_MAX))
-    heads = ledger.read_heads([wallet.id for wallet in wallets])
+    heads = ledger.find_heads([wallet.id for wallet in wallets])
     return [_state(wallet, heads.get(wallet.id)) for wallet in wallets]
 
 

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from django.conf import LazySettings
 
+from ledger.documents import LedgerEntry
 from payflow import clock, money
+from payflow.mongodb import collection
 from tests.api.client import Party, assert_problem, join, nothing_changes
 from wallets import services
 from wallets.documents import Wallet
@@ -281,3 +283,16 @@ def test_owner_and_staff_see_a_balance_and_nobody_else(anna: Party, stranger: Pa
         assert balance(party, anna.wallet.id)["balance"] == "100.00"
     assert_problem(stranger.api.get(f"/wallets/{anna.wallet.id}/balance"), 404, "not_found")
     assert_problem(anna.api.get("/wallets/wal_unknown/balance"), 404, "not_found")
+
+
+def test_a_wallet_whose_ledger_is_broken_is_unavailable_and_not_empty(anna: Party, stranger: Party) -> None:
+    collection(LedgerEntry).update_one({"wallet_id": anna.wallet.id}, {"$set": {"kind": "X"}})
+    paths = ["/wallets", "/wallets/me", "/wallets/me/history", f"/wallets/{anna.wallet.id}/balance"]
+    answers = [anna.api.get(path) for path in paths]
+    answers.append(anna.api.get(f"/wallets/{anna.wallet.id}/balance", {"at": clock.rfc3339(clock.now())}))
+    answers += [
+        anna.api.post_json(f"/wallets/me/{name}", {"amount": "1.00"}) for name in ("deposit", "withdraw")
+    ]
+    for answer in answers:
+        assert_problem(answer, 503, "service_unavailable")
+    assert stranger.api.get("/wallets").status_code == 200

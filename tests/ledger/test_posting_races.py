@@ -90,13 +90,13 @@ def test_the_competitor_posts_the_same_operations_first(count: int, monkeypatch:
 def test_an_operation_that_was_done_unnoticed_collides_on_its_id(monkeypatch: pytest.MonkeyPatch) -> None:
     wallet, wish = wallet_id(), deposit(wallet_id(), 10)
     theirs = only(post([wish]))
-    find_entries, calls = selectors.find_entries, []
+    read_entries, calls = selectors.read_entries, []
 
     def unaware(operation_ids: Collection[str]) -> dict[str, Entry]:
         calls.append(operation_ids)
-        return {} if len(calls) == 1 else find_entries(operation_ids)
+        return {} if len(calls) == 1 else read_entries(operation_ids)
 
-    monkeypatch.setattr(selectors, "find_entries", unaware)
+    monkeypatch.setattr(selectors, "read_entries", unaware)
     other = deposit(wallet, 1)
     entries = post([wish, other])
     assert entries[wish.operation_id] == theirs
@@ -108,13 +108,13 @@ def test_half_of_a_hot_chain_was_done_unnoticed(monkeypatch: pytest.MonkeyPatch)
     wallet = wallet_id()
     wishes = [deposit(wallet, 10) for _ in range(20)]
     post(wishes[7:9])
-    find_entries, calls = selectors.find_entries, []
+    read_entries, calls = selectors.read_entries, []
 
     def unaware(operation_ids: Collection[str]) -> dict[str, Entry]:
         calls.append(operation_ids)
-        return {} if len(calls) == 1 else find_entries(operation_ids)
+        return {} if len(calls) == 1 else read_entries(operation_ids)
 
-    monkeypatch.setattr(selectors, "find_entries", unaware)
+    monkeypatch.setattr(selectors, "read_entries", unaware)
     assert len(post(wishes)) == 20
     assert selectors.read_heads([wallet])[wallet].balance_minor == 200
 

@@ -109,7 +109,7 @@ def _fill(wallet_ids: list[str], count: int, say: Say) -> None:
     """
     stored = collection(LedgerEntry)
     have = stored.estimated_document_count()
-    heads = selectors.read_heads(wallet_ids)
+    heads = selectors.find_heads(wallet_ids)
     reported = have
     while have < count:
         now, documents = clock.now(), []

@@ -11,6 +11,7 @@ from django.core.management import call_command
 from ledger import posting
 from ledger import selectors as ledger
 from ledger.chain import Kind, Posting
+from ledger.documents import LedgerEntry
 from payflow.mongodb import collection
 from tests.transfers import world
 from transfers import moves, recovery, saga, states
@@ -361,3 +362,46 @@ def test_a_move_names_the_state_it_leaves(alice: str, bob: str) -> None:
         [{**stale, "status": "DEBITED"}], Status.DEBITED, Status.REFUNDING, requiring={"settlement": None}
     )
     assert collection(Transaction).find_one({"_id": transaction}) == before
+
+
+@pytest.fixture
+def carl() -> str:
+    return world.person("carl")
+
+
+def spoil_head(user_id: str) -> Callable[[], None]:
+    """Make a user's newest entry none; return what mends it."""
+    wallet = world.wallet_id_of(user_id)
+    head = collection(LedgerEntry).find_one({"wallet_id": wallet}, sort=[("sequence", -1)])
+    collection(LedgerEntry).update_one({"_id": head["_id"]}, {"$set": {"kind": "X"}})
+    return lambda: collection(LedgerEntry).replace_one({"_id": head["_id"]}, head)
+
+
+@pytest.mark.parametrize("is_frozen", [True, False])
+def test_a_receiver_whose_ledger_is_broken_stops_nobody_else(
+    alice: str, bob: str, carl: str, is_frozen: bool
+) -> None:
+    wallet_services.deposit(user_id=bob, currency="USD", amount_minor=5, key=None)
+    to_bob, to_carl = world.start(alice, bob, 100), world.start(alice, carl, 200)
+    mend = spoil_head(bob)
+    if is_frozen:
+        wallet_services.freeze_broken_wallet(world.wallet_id_of(bob))
+    world.play(to_bob, to_carl)
+    assert world.path_of(to_bob) == ["INITIATED", "DEBITED", "REFUNDING", "FAILED"]
+    assert world.row_of(to_bob)["failure"]["code"] == "wallet_closed"
+    assert world.status_of(to_carl) is Status.COMPLETED
+    mend()
+    assert (world.balance_of(alice), world.balance_of(bob), world.balance_of(carl)) == (9_800, 5, 200)
+
+
+def test_a_credit_that_was_decided_waits_for_a_broken_ledger(alice: str, bob: str, carl: str) -> None:
+    wallet_services.deposit(user_id=bob, currency="USD", amount_minor=5, key=None)
+    to_bob, to_carl = world.start(alice, bob, 100), world.start(alice, carl, 200)
+    saga.debit([to_bob, to_carl])
+    collection(Transaction).update_one({"_id": to_bob}, {"$set": {"settlement": "CREDIT"}})
+    mend = spoil_head(bob)
+    world.play(to_bob, to_carl)
+    assert (world.status_of(to_bob), world.status_of(to_carl)) == (Status.DEBITED, Status.COMPLETED)
+    mend()
+    world.play(to_bob)
+    assert (world.status_of(to_bob), world.balance_of(bob)) == (Status.COMPLETED, 105)
