@@ -168,6 +168,26 @@ def test_the_procfile_names_the_five_processes() -> None:
     assert list(read_procfile(ROOT / "Procfile")) == ["web", "saga", "webhooks", "beat", "flower"]
 
 
+@pytest.mark.parametrize(
+    ("env", "web", "flower"),
+    [
+        ({}, "--host 127.0.0.1 --port 8000", "--address=127.0.0.1 --port=5555"),
+        (
+            {"PAYFLOW_HOST": "0.0.0.0", "PAYFLOW_WEB_PORT": "1", "PAYFLOW_FLOWER_PORT": "2"},  # noqa: S104
+            "--host 0.0.0.0 --port 1",
+            "--address=127.0.0.1 --port=2",
+        ),
+    ],
+)
+def test_a_shell_fills_in_where_the_procfile_s_servers_listen(
+    env: dict[str, str], web: str, flower: str
+) -> None:
+    for name, words in (("web", web), ("flower", flower)):
+        command = f"echo {read_procfile(ROOT / 'Procfile')[name]}"
+        done = subprocess.run(["/bin/sh", "-c", command], env=env, capture_output=True, text=True, check=True)
+        assert f" {words} " in done.stdout
+
+
 @pytest.mark.parametrize(("early_deaths", "seconds"), [(0, 0.2), (1, 0.2), (2, 0.4), (3, 0.8), (30, 10.0)])
 def test_backs_off_with_a_bound(early_deaths: int, seconds: float) -> None:
     assert backoff_seconds(early_deaths) == seconds
