@@ -1,12 +1,13 @@
 """Health: is this process alive, can it serve, is everything it depends on there, does the work get done.
 
-Dependencies decide whether requests should come here (503 if one is down). Reports, which apps register,
-say what else an operator should know; they make the status "degraded", and requests still come.
+The dependencies in NEEDED_TO_SERVE decide whether requests should come here: while another is down, every
+instance is without it, and what does not need it still works. Reports, which apps register, say what else an
+operator should know; they make the status "degraded", and requests still come.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,8 @@ from payflow import mongodb, redisdb
 from payflow.errors import Transient
 
 DEPENDENCIES: dict[str, Callable[[], None]] = {"mongodb": mongodb.ping, "redis": redisdb.ping}
+# Without Redis reading and moving money go on: the truth is in MongoDB.
+NEEDED_TO_SERVE = ("mongodb",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +31,10 @@ class Report:
 REPORTS: dict[str, Callable[[], Report]] = {}
 
 
-def check() -> dict[str, str]:
-    """Return "up" or "down" for each dependency. All are asked at once, so the slowest sets the time."""
-    with ThreadPoolExecutor(max_workers=len(DEPENDENCIES)) as pool:
-        return dict(zip(DEPENDENCIES, pool.map(_verdict, DEPENDENCIES.values()), strict=True))
+def check(names: Collection[str]) -> dict[str, str]:
+    """Return "up" or "down" for each of these. All are asked at once, so the slowest sets the time."""
+    with ThreadPoolExecutor(max_workers=len(names)) as pool:
+        return dict(zip(names, pool.map(_verdict, [DEPENDENCIES[name] for name in names]), strict=True))
 
 
 def _verdict(ping: Callable[[], None]) -> str:

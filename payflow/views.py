@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from django.conf import settings
@@ -37,9 +38,11 @@ class Root(Public):
 class Ready(Public):
     """`GET /health/ready`: send requests here only while this is 200."""
 
+    dependencies: Collection[str] = health.NEEDED_TO_SERVE
+
     def get(self, request: Request) -> Response:
         """Return the verdict on each dependency."""
-        verdicts = health.check()
+        verdicts = health.check(self.dependencies)
         healthy = set(verdicts.values()) == {"up"}
         body = {"status": "ok" if healthy else "degraded", "dependencies": verdicts, **self.more(healthy)}
         return Response(body, status=200 if healthy else 503, headers={} if healthy else {"Retry-After": "2"})
@@ -51,6 +54,8 @@ class Ready(Public):
 
 class Health(Ready):
     """`GET /health`: each dependency, 503 if one is down; and how the work gets on."""
+
+    dependencies = tuple(health.DEPENDENCIES)
 
     def more(self, healthy: bool) -> dict[str, Any]:
         """Add the reports; one that is not well makes the status "degraded"."""
