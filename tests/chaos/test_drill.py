@@ -19,6 +19,23 @@ from payflow.stack.drill.drill import KINDS
 
 # Starting, the wanted seconds, overtime, patience and quiet: far more than a drill takes.
 DRILL_SECONDS_MAX = 1_500
+# As in an image without requirements/dev.txt.
+WITHOUT_PSUTIL = """
+import runpy, sys
+sys.modules["psutil"] = None
+sys.argv = ["manage.py", "drill"]
+runpy.run_path("manage.py", run_name="__main__")
+"""
+PRODUCTION = {
+    "PAYFLOW_ENV": "production",
+    "DJANGO_SECRET_KEY": "a" * 40,
+    "JWT_SIGNING_KEY": "b" * 40,
+    "RECEIPT_SIGNING_KEYS": f"receipts-1:{'Ab1_' * 10}AbE",
+    "MONGODB_URI": "mongodb://nowhere.invalid",
+    "REDIS_URL": "redis://nowhere.invalid",
+    "ALLOWED_HOSTS": "pay.example",
+    "DEPOSITS_OPEN": "false",
+}
 
 
 def drill(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -64,3 +81,25 @@ def test_a_drill_refuses_what_it_does_not_understand(arguments: list[str]) -> No
     done = drill(*arguments)
     assert done.returncode == 2
     assert arguments[0] in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("environment", "reason"),
+    [
+        ({"PAYFLOW_ENV": "development"}, "requirements/dev.txt, of which psutil is not installed"),
+        (PRODUCTION, "refuses to run in production"),
+    ],
+)
+def test_where_a_drill_cannot_run_it_says_so_in_a_sentence(environment: dict[str, str], reason: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_PSUTIL],
+        cwd=settings.BASE_DIR,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert reason in done.stderr
+    assert "Traceback" not in done.stderr
