@@ -16,7 +16,7 @@ from django.utils.safestring import SafeString
 from accounts import services, sessions
 from accounts.models import User
 from payflow.admin import search_link
-from payflow.errors import Transient
+from payflow.errors import Refused, Transient
 
 ACTION_USERS_MAX = 100
 PRIVILEGES = ("is_staff", "is_superuser", "groups", "user_permissions")
@@ -113,11 +113,16 @@ class UserAdmin(DjangoUserAdmin):
         """Change up to ACTION_USERS_MAX users; stop where a service does not answer: it can be repeated."""
         users = [u for u in queryset[:ACTION_USERS_MAX] if self.has_change_permission(request, u)]
         changed = 0
-        try:
-            for user in users:
+        for user in users:
+            try:
                 change(user_id=str(user.pk))
-                self.log_change(request, user, done.capitalize() + ".")
-                changed += 1
-        except Transient as error:
-            self.message_user(request, error.detail, messages.ERROR)
-        self.message_user(request, f"{changed} of {queryset.count()} users {done}.", messages.SUCCESS)
+            except Refused as error:
+                self.message_user(request, f"{error.detail} ({user.email})", messages.ERROR)
+                continue
+            except Transient as error:
+                self.message_user(request, error.detail, messages.ERROR)
+                break
+            self.log_change(request, user, done.capitalize() + ".")
+            changed += 1
+        level = messages.SUCCESS if changed else messages.WARNING
+        self.message_user(request, f"{changed} of {queryset.count()} users {done}.", level)

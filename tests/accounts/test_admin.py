@@ -10,7 +10,7 @@ from django.test import Client
 from accounts import services
 from accounts.models import User
 from payflow import redisdb
-from payflow.errors import NotAuthenticated
+from payflow.errors import NotAuthenticated, NotFound
 from tests.accounts.factories import PASSWORD, UserFactory
 from wallets.documents import Status, Wallet
 
@@ -96,6 +96,27 @@ def test_deactivating_freezes_the_wallets_and_reactivating_unfreezes_them(staff:
     assert User.objects.get(pk=signed_in.user.pk).is_active
     assert statuses() == {Status.ACTIVE}
     assert LogEntry.objects.count() == 2
+
+
+def test_one_user_who_is_refused_does_not_stop_the_others(
+    staff: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alice, bob = UserFactory(email="alice@example.com"), UserFactory(email="bob@example.com")
+    deactivate = services.deactivate_user
+
+    def refuse_bob(*, user_id: str) -> None:
+        if user_id == str(bob.pk):
+            raise NotFound("There is no such user.")
+        deactivate(user_id=user_id)
+
+    monkeypatch.setattr(services, "deactivate_user", refuse_bob)
+    text = act(staff, "deactivate", alice, bob)
+    assert "There is no such user. (bob@example.com)" in text
+    assert "1 of 2 users deactivated." in text
+    assert LogEntry.objects.count() == 1
+    text = act(staff, "deactivate", bob)
+    assert '<li class="warning">0 of 1 users deactivated.' in text
+    assert '<li class="success">' not in text
 
 
 def test_nobody_deactivates_themselves(staff: Client) -> None:
