@@ -30,7 +30,7 @@ def unavailable_is_transient() -> Iterator[None]:
     try:
         yield
     except redis.RedisError as error:
-        raise Transient("The session store is not answering. Try again shortly.") from error
+        raise Transient("Redis is not answering. Try again shortly.") from error
 
 
 def ping() -> None:

@@ -21,7 +21,7 @@ from payflow.mongodb import UNAVAILABLE
 
 logger = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
-DOCS = "https://payflow.dev/errors"
+TYPE = "urn:payflow:error"
 
 _TITLES = {
     "validation_error": "Invalid request",
@@ -48,7 +48,7 @@ def problem(
 ) -> HttpResponse:
     """Return a finished problem document as a response."""
     body = {
-        "type": f"{DOCS}#{code}",
+        "type": f"{TYPE}:{code}",
         "title": title or _TITLES.get(code, code.replace("_", " ").capitalize()),
         "status": status,
         "detail": detail,

@@ -109,7 +109,7 @@ def assert_problem(response: Any, status: int, code: str) -> dict[str, Any]:
     assert (response.status_code, body["code"]) == (status, code), body
     assert body["status"] == status
     assert set(body) == {"type", "title", "status", "detail", "code", "errors", "correlation_id"}
-    assert body["type"].endswith(f"#{code}")
+    assert body["type"] == f"urn:payflow:error:{code}"
     assert body["title"]
     assert body["detail"]
     assert body["correlation_id"] == response["X-Correlation-Id"] != ""
