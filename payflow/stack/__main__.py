@@ -33,6 +33,7 @@ class Interrupted(BaseException):
 
 
 def main(arguments: list[str]) -> int:
+    """Runs the command that the arguments name; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m payflow.stack", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text in (
@@ -162,7 +163,7 @@ def _stay_up(console: Console, stack: Stack) -> None:
 
 def _print_addresses(console: Console, stack: Stack, alice_and_bob: tuple[Person, Person] | None) -> None:
     password = secrets.token_urlsafe(12)
-    stack.manage("ensure_staff", "--email", STAFF_EMAIL, "--password", password)
+    stack.ensure_staff(STAFF_EMAIL, password)
     url = stack.base_url
     console.print()
     console.rule("[bold]PayFlow is running[/bold]")

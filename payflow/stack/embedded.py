@@ -68,9 +68,11 @@ class EmbeddedMongo:
 
     @property
     def pid(self) -> int:
+        """The server's process id; StackError when it was not started."""
         return _started(self._process, "MongoDB").pid
 
     def is_running(self) -> bool:
+        """Whether the server was started and has not ended."""
         return self._process is not None and self._process.is_running()
 
     def stop(self) -> None:
@@ -137,9 +139,11 @@ class EmbeddedRedis:
 
     @property
     def pid(self) -> int:
+        """The server's process id; StackError when it was not started."""
         return _started(self._process, "Redis").pid
 
     def is_running(self) -> bool:
+        """Whether the server was started and has not ended."""
         return self._process is not None and self._process.is_running()
 
     def stop(self) -> None:
@@ -183,7 +187,7 @@ def embedded_servers(
                 servers.redis_url = servers.redis.url
                 servers.redis.start()
             addresses = {"MONGODB_URI": servers.mongodb_uri, "REDIS_URL": servers.redis_url}
-            _addresses(data_dir).write_text(json.dumps({"pid": os.getpid(), "addresses": addresses}))
+            _write_private(_addresses(data_dir), json.dumps({"pid": os.getpid(), "addresses": addresses}))
             yield servers
         finally:
             _addresses(data_dir).unlink(missing_ok=True)
@@ -228,6 +232,14 @@ def _only_stack(data_dir: Path) -> Iterator[None]:
 def _addresses(data_dir: Path) -> Path:
     """The file that tells other commands where this folder's servers are; it exists while they run."""
     return data_dir / "servers.json"
+
+
+def _write_private(file: Path, text: str) -> None:
+    """Writes what only we may read: addresses may hold passwords. An old file becomes private, too."""
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with open(descriptor, "w") as opened:
+        os.fchmod(descriptor, 0o600)
+        opened.write(text)
 
 
 def check_port_free(port: int, what: str, setting: str) -> None:

@@ -31,6 +31,7 @@ WORKERS_SECONDS_MAX = 60.0
 COMMAND_SECONDS_MAX = 120.0
 POLL_SECONDS = 0.05
 REQUEST_SECONDS_MAX = 5.0
+STAFF_PASSWORD = "PAYFLOW_STAFF_PASSWORD"  # noqa: S105 - the variable's name
 # Settings of whoever starts a stack that must not leak into a stack with addresses of its own.
 ADDRESSES = ("MONGODB_URI", "REDIS_URL", "MONGODB_DATABASE", "PAYFLOW_ENV")
 
@@ -74,7 +75,7 @@ class Stack:
         self.settings = dict(env or {})
         self.host = self.settings.get("PAYFLOW_HOST", "127.0.0.1")
         self.base_url = f"http://{'127.0.0.1' if self.host in ('0.0.0.0', '::') else self.host}:{web_port}"  # noqa: S104
-        self.flower_url = self.base_url.replace(f":{web_port}", f":{flower_port}") if flower_port else None
+        self.flower_url = f"http://127.0.0.1:{flower_port}" if flower_port else None
         self.mongo: EmbeddedMongo | None = None
         self.redis: EmbeddedRedis | None = None
         self.env: dict[str, str] = {}
@@ -90,12 +91,14 @@ class Stack:
 
     @property
     def supervisor(self) -> Supervisor:
+        """The supervisor of the processes; StackError when the stack was not started."""
         if self._supervisor is None:
             raise StackError("The stack was not started.")
         return self._supervisor
 
     @property
     def is_started(self) -> bool:
+        """Whether there are processes to stop."""
         return self._supervisor is not None
 
     def start(self) -> None:
@@ -143,23 +146,30 @@ class Stack:
         name = " ".join(["manage.py", *arguments[:1]])
         return self._checked([sys.executable, str(ROOT / "manage.py"), *arguments], f"`{name}`")
 
+    def ensure_staff(self, email: str, password: str) -> None:
+        """Makes sure of a staff login; the password goes by the environment: command lines are public."""
+        command = [sys.executable, str(ROOT / "manage.py"), "ensure_staff", "--email", email]
+        self._checked(command, "`manage.py ensure_staff`", {STAFF_PASSWORD: password})
+
     def manage_unchecked(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """The same, for a command whose exit status is an answer."""
         return self.run([sys.executable, str(ROOT / "manage.py"), *arguments])
 
-    def _checked(self, command: list[str], what: str) -> str:
-        done = self.run(command)
+    def _checked(self, command: list[str], what: str, env: Mapping[str, str] | None = None) -> str:
+        done = self.run(command, env)
         if done.returncode != 0:
             lines = (done.stdout + done.stderr).strip().splitlines()[-12:]
             raise StackError(f"{what} failed and ended with:" + "".join(f"\n    {line}" for line in lines))
         return done.stdout
 
-    def run(self, command: list[str]) -> subprocess.CompletedProcess[str]:
-        """Runs a program with this stack's settings (bounded)."""
+    def run(
+        self, command: list[str], env: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs a program with this stack's settings and those in `env` (bounded)."""
         try:
             return subprocess.run(  # noqa: S603 - PayFlow's own commands
                 command,
-                env=self.env,
+                env={**self.env, **(env or {})},
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,

@@ -120,9 +120,11 @@ def test_a_port_in_use_is_one_sentence_with_the_setting_to_change() -> None:
 
 def test_a_second_stack_on_the_same_data_is_one_sentence(tmp_path: Path) -> None:
     named = {"MONGODB_URI": "mongodb://db.example", "REDIS_URL": "redis://cache.example"}
+    (tmp_path / "servers.json").touch(mode=0o644)  # as a stack that was killed may leave it
     with embedded_servers(tmp_path, 1, named) as servers:
         assert (servers.mongo, servers.redis) == (None, None)
         assert running_stack(tmp_path) == (os.getpid(), named)
+        assert (tmp_path / "servers.json").stat().st_mode & 0o777 == 0o600
         with (
             pytest.raises(
                 AlreadyRunningError, match=r"already runs on .*: stop it first .* PAYFLOW_DATA_DIR"

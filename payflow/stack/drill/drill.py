@@ -111,7 +111,7 @@ def _noting(report: Report, what: str) -> Iterator[None]:
 def _set_up(plan: Plan, stack: Stack) -> Scene:
     stack.supervisor.expect_deaths()
     password = secrets.token_urlsafe(16)
-    stack.manage("ensure_staff", "--email", STAFF_EMAIL, "--password", password)
+    stack.ensure_staff(STAFF_EMAIL, password)
     staff = Client(stack.base_url, STAFF_EMAIL, password)
     staff.sign_in()
     load = Load(stack.base_url, plan.seed)
