@@ -23,6 +23,7 @@ def check_python(version: tuple) -> str | None:
 
 
 def main() -> int:
+    """Refuses a Python that is too old, then installs what is missing; returns the exit status."""
     too_old = check_python(sys.version_info)
     if too_old:
         sys.stderr.write(too_old + "\n")

@@ -51,11 +51,13 @@ class Api:
         self._session.trust_env = False  # a proxy has no business between this machine and itself
 
     def get(self, path: str, who: Person, **headers: str) -> dict[str, Any]:
+        """Returns the JSON object that a GET answers with 200."""
         return self._send("GET", path, 200, who, None, headers)
 
     def post(
         self, path: str, status: int, body: Mapping[str, str], who: Person | None = None
     ) -> dict[str, Any]:
+        """Returns the JSON object that a POST answers with this status."""
         return self._send("POST", path, status, who, body, {"Idempotency-Key": uuid.uuid4().hex})
 
     def _send(

@@ -26,6 +26,7 @@ PROFILES = ("dev", "load")  # each contains the one before it
 
 
 def main(arguments: list[str]) -> int:
+    """Prepares this machine, one process at a time; returns the exit status."""
     parser = argparse.ArgumentParser(prog="bootstrap.py", description="Prepares this machine for PayFlow.")
     parser.add_argument("--load", action="store_true", help="also install the load generator of `make bench`")
     profile = "load" if parser.parse_args(arguments).load else "dev"

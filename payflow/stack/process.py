@@ -67,6 +67,7 @@ class Process:
         return self._child.pid
 
     def is_running(self) -> bool:
+        """Whether the command was started and has not ended."""
         return self._child is not None and self._child.poll() is None
 
     @property

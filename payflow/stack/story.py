@@ -22,6 +22,7 @@ class Story:
         self._console = console
 
     def opening(self, text: str) -> None:
+        """The headline, and what happened before the first transfer."""
         self._console.print()
         self._console.rule("[bold]The demo[/bold]")
         self._console.print()

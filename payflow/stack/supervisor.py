@@ -83,6 +83,7 @@ class Supervisor:
 
     @property
     def names(self) -> list[str]:
+        """The names of all processes, as the Procfile has them."""
         return list(self._entries)
 
     def start(self) -> None:
@@ -110,6 +111,7 @@ class Supervisor:
             return self._entry(name).process.pid
 
     def is_running(self, name: str) -> bool:
+        """Whether the process runs at this moment."""
         with self._lock:
             return self._entry(name).process.is_running()
 
@@ -119,6 +121,7 @@ class Supervisor:
             return self._entry(name).restarts
 
     def log(self, name: str) -> Path:
+        """The file with what the process printed."""
         return self._entry(name).process.log
 
     def kill(self, name: str, number: int = signal.SIGKILL) -> None:

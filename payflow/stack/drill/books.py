@@ -25,6 +25,7 @@ class Transaction:
 
     @property
     def outcome(self) -> str:
+        """Its status in lower case, where FAILED is told as refunded or declined."""
         if self.status == "FAILED":
             return "refunded" if self.is_refunded else "declined"
         return self.status.lower()

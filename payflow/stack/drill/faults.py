@@ -50,6 +50,7 @@ class Faults:
         self._thread = threading.Thread(target=self._go_on, name="faults", daemon=True)
 
     def start(self) -> None:
+        """Begin to break things."""
         self._thread.start()
 
     @property

@@ -52,6 +52,7 @@ class Load:
                 self._perform(client, first)
 
     def start(self) -> None:
+        """Have every user begin."""
         for thread in self._threads:
             thread.start()
 

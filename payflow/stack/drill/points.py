@@ -36,6 +36,7 @@ class Points:
         self._thread = threading.Thread(target=self._go_on, name="points", daemon=True)
 
     def start(self) -> None:
+        """Begin to arm one crash point after another."""
         self._thread.start()
 
     def stop(self) -> None:

@@ -27,6 +27,7 @@ class Answer:
 
     @property
     def is_accepted(self) -> bool:
+        """Whether this answer promises that it was done."""
         return self.status == CREATED
 
 
@@ -46,4 +47,5 @@ class Operation:
 
     @property
     def accepted_ids(self) -> set[str]:
+        """What was promised; more than one id means that it was done more than once."""
         return {answer.id for answer in self.answers if answer.is_accepted}

@@ -33,6 +33,7 @@ class Report:
 
     @property
     def is_clean(self) -> bool:
+        """Whether nothing is wrong."""
         return not self.wrong
 
     def as_dict(self) -> dict[str, Any]:

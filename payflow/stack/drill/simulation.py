@@ -29,6 +29,7 @@ class Simulation:
         self._thread = threading.Thread(target=self._go_on, name="simulation", daemon=True)
 
     def start(self) -> None:
+        """Begin to have credits fail now and then."""
         self._thread.start()
 
     def stop(self) -> None:

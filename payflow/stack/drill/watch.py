@@ -52,9 +52,11 @@ class Watch:
         self._thread = threading.Thread(target=self._look_on, name="watch", daemon=True)
 
     def start(self) -> None:
+        """Begin to look on."""
         self._thread.start()
 
     def stop(self) -> None:
+        """Look no more."""
         self._stopping.set()
         self._thread.join()
         self._mongo.close()
