@@ -36,6 +36,9 @@ STATE_ID = "latest"
 _SIGNED = ("_id", "sequence", "hash", "balance_minor")
 
 
+MISSING = Fault("L1", "the wallet's checkpoint is missing")
+
+
 class Untrusted(Exception):  # noqa: N818 - it reads as what happened
     """The audit's own record is not what the audit has written, so nothing can be judged by it."""
 
@@ -135,7 +138,7 @@ def missing_fault(first: Document, complete_since: datetime | None) -> Fault | N
     """Return what is wrong about a wallet that begins with this entry and has no checkpoint."""
     if complete_since is None or first["created_at"] >= complete_since:
         return None
-    return Fault("L1", "the wallet's checkpoint is missing")
+    return MISSING
 
 
 # --- The seal over all of them ----------------------------------------------------------------------------

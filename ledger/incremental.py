@@ -2,6 +2,10 @@
 
 What must stay true: a checkpoint moves over an entry only after the entry, and the transaction it belongs to,
 have been judged, and after what is wrong with them has been written down.
+
+Altered entries are reported at once. What is not there, at the end of a chain, is a suspicion at first: after
+an election the new primary may, for a moment, not yet know how far a majority has come, and show less than
+the old one did. Only what a later tick misses as well is reported.
 """
 
 from __future__ import annotations
@@ -9,7 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import groupby, islice
 from typing import Any
 
@@ -23,6 +27,8 @@ from ledger.verification import Document, Fault, entry_faults, link_faults, malf
 BATCH_WALLETS = 100
 BATCH_ENTRIES = 5_000
 BATCH_TRANSACTIONS = 100
+# What is missing is reported when it still is after so long.
+MISSING_SECONDS_MIN = 5.0
 ORDER = {"wallet_id": 1, "sequence": 1}
 
 # Wallets, each with the sequence of an entry that was seen there.
@@ -34,11 +40,23 @@ Targets = dict[str, int]
 
 @dataclass(slots=True)
 class Walk:
-    """What came of following one chain: its last sound entry, those that are new, and where it breaks."""
+    """What came of following one chain: its last sound entry, those that are new, and where it breaks.
+
+    `is_short` when it breaks only because something is not there (yet).
+    """
 
     reached: Document | None = None
     fresh: list[Document] = field(default_factory=list)
     broken: Violation | None = None
+    is_short: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Suspicion:
+    """A chain that ended too early: through which entry it was followed, and when that was noticed first."""
+
+    until: int
+    since: datetime
 
 
 def walk(
@@ -52,6 +70,7 @@ def walk(
             if known is not None and result.reached is None:
                 sequence = known["sequence"]
             result.broken = Violation(fault.invariant, fault.detail, wallet_id, sequence)
+            result.is_short = fault == checkpoints.MISSING
             return result
         if known is None or result.reached is not None:
             result.fresh.append(entry)
@@ -62,6 +81,7 @@ def walk(
     elif result.reached is None or result.reached["sequence"] < until:
         following = result.reached["sequence"] + 1 if result.reached else 1
         result.broken = Violation("L1", f"#{following} is missing", wallet_id, following)
+    result.is_short = result.broken is not None
     return result
 
 
@@ -91,12 +111,15 @@ class Verifier:
         since: datetime | None,
         now: datetime,
         deadline: float,
+        suspected: Mapping[str, Suspicion] | None = None,
     ) -> None:
         self._transactions = transactions
         self._freeze = freeze
         self._since = since
         self._now = now
         self._deadline = deadline
+        self._suspected = suspected or {}
+        self.suspicions: dict[str, Suspicion] = {}
         self.verified = 0
         self.news = 0
 
@@ -127,8 +150,8 @@ class Verifier:
             # A wallet is not frozen on one reading alone.
             known_again, walks_again = self._look(suspects)
             known, walks = {**known, **known_again}, {**walks, **walks_again}
-        for found in walks.values():
-            if found.broken:
+        for wallet_id, found in walks.items():
+            if found.broken and not (found.is_short and self._is_too_early(wallet_id, batch[wallet_id])):
                 self.report(found.broken)
         self._check_transactions(
             [entry["transaction_id"] for found in walks.values() for entry in found.fresh]
@@ -161,6 +184,15 @@ class Verifier:
             entries = chains.get(wallet_id, ())
             walks[wallet_id] = walk(wallet_id, known.get(wallet_id), entries, last, self._since)
         return known, walks
+
+    def _is_too_early(self, wallet_id: str, until: int) -> bool:
+        """Note that something is missing; say whether it is too early to tell."""
+        earlier = self._suspected.get(wallet_id)
+        since = earlier.since if earlier else self._now
+        if earlier and self._now - since >= timedelta(seconds=MISSING_SECONDS_MIN):
+            return False
+        self.suspicions[wallet_id] = Suspicion(max(until, earlier.until if earlier else 0), since)
+        return True
 
     def check_again(self) -> None:
         """Look again at transactions that were found wrong; clear those that are right now."""

@@ -14,6 +14,7 @@ import logging
 import time
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import Any
 
 from django.conf import settings
@@ -25,7 +26,7 @@ from ledger.checkpoints import STATE_ID, Untrusted
 from ledger.crosscheck import Transactions
 from ledger.documents import AuditState, Checkpoint, LedgerEntry
 from ledger.errors import StillBroken
-from ledger.incremental import Targets, Verifier
+from ledger.incremental import Suspicion, Targets, Verifier
 from ledger.verdict import Tally, Violation
 from ledger.verification import Document
 from payflow import clock, metrics
@@ -37,6 +38,7 @@ logger = logging.getLogger(__name__)
 NEW_WALLET_SECONDS = 3_600.0
 COUNT_MS_MAX = 2_000
 LISTED_MAX = 100
+SUSPICIONS_MAX = 500
 # The verdict is of no use any more when no tick has come for so many intervals.
 STALE_TICKS = 6
 STALE_SECONDS_MIN = 60.0
@@ -75,6 +77,7 @@ def tick(*, transactions: Transactions | None, freeze: findings.Freeze) -> Tick:
             since=state.get("complete_since"),
             now=now,
             deadline=time.monotonic() + settings.AUDIT_TICK_SECONDS_MAX,
+            suspected=_suspected(state),
         )
         findings.clear_audit(now=now)
         done = Tick()
@@ -106,6 +109,11 @@ def _begin() -> Document:
 def _run(verifier: Verifier, state: Document, done: Tick, now: datetime) -> dict[str, Any]:
     """Take the three readings; return what changes in the state."""
     position = {"wallets": "", "history": None, "round_began_at": now, **state["position"]}
+    suspected = _suspected(state)
+    unseen = verifier.verify(
+        {id_: suspicion.until for id_, suspicion in suspected.items()},
+        entries_max=settings.AUDIT_NEW_ENTRIES_MAX,
+    )
     targets, is_drained = rounds.newest(entries_max=settings.AUDIT_NEW_ENTRIES_MAX, report=verifier.report)
     left = verifier.verify(targets, entries_max=settings.AUDIT_NEW_ENTRIES_MAX)
     changes: dict[str, Any] = {}
@@ -116,10 +124,21 @@ def _run(verifier: Verifier, state: Document, done: Tick, now: datetime) -> dict
         left |= verifier.verify(targets, entries_max=settings.AUDIT_NEW_ENTRIES_MAX)
     if verifier.has_time:
         changes |= _take_slice(verifier, state, position, done, now)
-    done.behind = _behind(left)
-    if is_drained and not left:
+    suspicions = {id_: suspected[id_] for id_ in unseen} | verifier.suspicions
+    position["suspicions"] = [
+        {"wallet_id": id_, "until": suspicion.until, "since": suspicion.since}
+        for id_, suspicion in islice(suspicions.items(), SUSPICIONS_MAX)
+    ]
+    done.behind = _behind(left | {id_: suspicion.until for id_, suspicion in suspicions.items()})
+    if is_drained and not left and not suspicions:
         position["caught_up_at"] = now
     return {**changes, "position": position}
+
+
+def _suspected(state: Document) -> dict[str, Suspicion]:
+    """Return what was missing at the last tick."""
+    rows = state["position"].get("suspicions", ())
+    return {row["wallet_id"]: Suspicion(row["until"], row["since"]) for row in rows}
 
 
 def _take_slice(

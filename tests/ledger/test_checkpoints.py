@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from django.conf import LazySettings
 
-from ledger import checkpoints, findings, monitor, rounds
+from ledger import checkpoints, findings, incremental, monitor, rounds
 from ledger.documents import AuditState, Checkpoint, Finding, LedgerEntry
 from ledger.errors import StillBroken
 from ledger.monitor import Tick
@@ -289,6 +289,68 @@ def test_a_transaction_that_came_right_is_cleared(story: Story, watched: Audit) 
     assert collection(Finding).distinct("cleared_by") == ["the audit"]
 
 
+# --- What is missing ----------------------------------------------------------------------------------------
+
+
+def later(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    now = clock.now() + timedelta(seconds=seconds)
+    monkeypatch.setattr(clock, "now", lambda: now)
+
+
+def hide(wallet: str, sequence: int) -> Callable[[], None]:
+    """Let the end of a chain be invisible, as just after an election; return what shows it again."""
+    query = {"wallet_id": wallet, "sequence": {"$gte": sequence}}
+    rows = list(collection(LedgerEntry).find(query))
+    collection(LedgerEntry).delete_many(query)
+    return lambda: collection(LedgerEntry).insert_many(rows)
+
+
+@pytest.mark.parametrize("sequence", [5, 1])
+def test_a_tail_that_comes_back_was_never_missing(
+    story: Story, watched: Audit, monkeypatch: pytest.MonkeyPatch, sequence: int
+) -> None:
+    watched.tick()
+    show = hide(story.alice, sequence)
+    for _ in range(3):
+        assert watched.tick().news == 0
+    show()
+    watched.tick()
+    later(monkeypatch, 60)
+    hide(story.alice, sequence)
+    watched.tick()
+    assert (watched.frozen, monitor.latest().status) == ([], "CLEAN")
+
+
+def test_a_tail_that_stays_away_is_told_by_a_later_tick(
+    story: Story, watched: Audit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched.tick()
+    hide(story.alice, 5)
+    assert watched.tick().news == 0
+    later(monkeypatch, incremental.MISSING_SECONDS_MIN - 1)
+    assert watched.tick().news == 0
+    later(monkeypatch, 1.1)
+    assert watched.tick().news == 1
+    assert watched.frozen == [story.alice]
+
+
+def test_an_entry_that_was_seen_is_looked_for_until_it_is_there(
+    story: Story, watched: Audit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The newest entries are seen, and gone when they are to be followed."""
+    watched.tick()
+    post([deposit(story.alice, 1)])
+    targets = rounds.newest(entries_max=100, report=lambda _: None)
+    hide(story.alice, 6)
+    with monkeypatch.context() as patched:
+        patched.setattr(rounds, "newest", lambda **_: targets)
+        assert watched.tick().behind == 1
+    assert watched.frozen == []
+    later(monkeypatch, 60)
+    assert watched.tick().news == 1
+    assert watched.frozen == [story.alice]
+
+
 # --- Settling -----------------------------------------------------------------------------------------------
 
 
@@ -315,10 +377,14 @@ def test_a_repaired_chain_is_settled(story: Story, watched: Audit) -> None:
     assert watched.tick().news == 1
 
 
-def test_a_cut_tail_is_settled_only_by_accepting_it(story: Story, watched: Audit) -> None:
+def test_a_cut_tail_is_settled_only_by_accepting_it(
+    story: Story, watched: Audit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(incremental, "MISSING_SECONDS_MIN", 0)
     watched.tick()
     collection(LedgerEntry).delete_one({"wallet_id": story.alice, "sequence": 5})
-    watched.tick()
+    for _ in range(2):
+        watched.tick()
     with pytest.raises(StillBroken, match="#5 was verified and is gone"):
         monitor.settle_wallet(story.alice, by="sam", accept=False)
     assert monitor.settle_wallet(story.alice, by="sam", accept=True) == 1

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from ledger import chain, monitor
+from ledger import chain, incremental, monitor
 from ledger.audit import audit
 from ledger.documents import Checkpoint, LedgerEntry
 from payflow import clock
@@ -55,6 +55,11 @@ class World:
 
     def chain(self) -> list[dict[str, Any]]:
         return list(collection(LedgerEntry).find({"wallet_id": self.wallet}).sort("sequence", 1))
+
+
+@pytest.fixture(autouse=True)
+def _the_second_look_may_follow_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(incremental, "MISSING_SECONDS_MIN", 0)
 
 
 @pytest.fixture
