@@ -91,7 +91,8 @@ def _is_held() -> bool:
 def _claim(rows: list[Row], now: datetime) -> tuple[list[Row], int]:
     """Move each row's next look into the future, so that other ticks take other rows; count the tries.
 
-    Return the rows without those that another recovery was quicker to claim, and how many were flagged.
+    Return the rows, as they are claimed, without those that another recovery was quicker to claim, and how
+    many were flagged.
     """
     by_attempts: dict[int, list[Row]] = defaultdict(list)
     for row in rows:
@@ -104,12 +105,12 @@ def _claim(rows: list[Row], now: datetime) -> tuple[list[Row], int]:
             attempts=attempts + 1, stalled_after_seconds=settings.SAGA_STALLED_AFTER_SECONDS
         )
         query = {"_id": {"$in": ids_of(group)}, "due_at": {"$lte": now}}
-        change = {"$set": {"due_at": clock.after(now, pause), "attempts": attempts + 1}}
+        change: dict[str, Any] = {"$set": {"due_at": clock.after(now, pause), "attempts": attempts + 1}}
         with unavailable_is_transient():
             count = collection(Transaction).update_many(query, change).modified_count
         crash_point("recovery.claimed")
         # With some of them taken and some not, driving all of them does no harm.
-        claimed += group if count else []
+        claimed += [{**row, **change["$set"]} for row in group] if count else []
         if count and attempts + 1 >= settings.SAGA_ATTENTION_AFTER_ATTEMPTS:
             flagged += _flag(group, "tried too often")
     return claimed, flagged
@@ -142,23 +143,40 @@ def _drive_apart(rows: list[Row]) -> tuple[int, int]:
     others = [row for row in rows if not row.get("needs_attention")]
     waiting = [group for group in (suspects, others) if group]
     undriven = flagged = 0
-    while waiting and time.monotonic() < deadline:
-        group = waiting.pop()
-        try:
-            drive(group)
-        except SoftTimeLimitExceeded:
-            raise
-        except Exception as error:
-            if isinstance(error, Transient) and not _servers_answer():
+    tried: set[str] = set()
+    try:
+        while waiting and time.monotonic() < deadline:
+            group = waiting.pop()
+            tried.update(ids_of(group))
+            try:
+                drive(group)
+            except SoftTimeLimitExceeded:
                 raise
-            if len(group) > 1:
-                half = len(group) // 2
-                waiting += [group[half:], group[:half]]
-                continue
-            undriven += 1
-            flagged += _set_apart(group[0], error)
+            except Exception as error:
+                if isinstance(error, Transient) and not _servers_answer():
+                    raise
+                if len(group) > 1:
+                    half = len(group) // 2
+                    waiting += [group[half:], group[:half]]
+                    continue
+                undriven += 1
+                flagged += _set_apart(group[0], error)
+    finally:
+        _give_back([row for group in waiting for row in group if row["_id"] not in tried])
     undriven += sum(len(group) for group in waiting)
     return undriven, flagged
+
+
+def _give_back(rows: list[Row]) -> None:
+    """Undo the claim of rows that were not tried after all, as far as it still stands and MongoDB answers."""
+    claims: dict[tuple[datetime, int], list[Row]] = defaultdict(list)
+    for row in rows:
+        claims[row["due_at"], row["attempts"]].append(row)
+    with suppress(Transient), unavailable_is_transient():
+        for (due_at, attempts), group in claims.items():
+            query = {"_id": {"$in": ids_of(group)}, "due_at": due_at, "attempts": attempts}
+            change = {"$set": {"due_at": clock.now(), "attempts": attempts - 1}}
+            collection(Transaction).update_many(query, change)
 
 
 def _servers_answer() -> bool:

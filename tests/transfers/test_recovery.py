@@ -307,6 +307,51 @@ def test_a_tick_that_meets_nothing_but_trouble_ends_in_time(
     assert [world.row_of(t)["attempts"] for t in transactions] == [1] * 12
 
 
+def test_what_a_tick_had_no_time_for_is_no_try(alice: str, bob: str, settings: LazySettings) -> None:
+    settings.RECOVERY_TICK_SECONDS_MAX = 0
+    transactions = started(alice, bob, 3)
+    change(transactions[0], attempts=4)
+    assert recovery.recover_stalled() == Report(undriven=3)
+    assert [world.row_of(t)["attempts"] for t in transactions] == [4, 0, 0]
+    settings.RECOVERY_TICK_SECONDS_MAX = 20
+    assert recovery.recover_stalled() == Report(driven=3)
+
+
+def test_what_stood_behind_a_server_that_went_down_is_no_try(
+    alice: str, bob: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, behind = started(alice, bob, 2)
+    change(behind, needs_attention=True)
+
+    def down(*args: object, **options: object) -> None:
+        raise Transient
+
+    with monkeypatch.context() as patched:
+        patched.setattr(saga, "debit", down)
+        patched.setattr(mongodb, "ping", down)
+        with pytest.raises(Transient):
+            recovery.recover_stalled()
+    assert [world.row_of(t)["attempts"] for t in (first, behind)] == [1, 0]
+    assert recovery.recover_stalled().driven == 1
+    assert world.status_of(behind) is Status.COMPLETED
+
+
+def test_what_another_has_claimed_meanwhile_is_not_given_back(
+    alice: str, bob: str, settings: LazySettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.RECOVERY_TICK_SECONDS_MAX = 0
+    (transaction,) = started(alice, bob, 1)
+    real = recovery._drive_apart
+
+    def later(rows: list) -> tuple[int, int]:
+        change(transaction, attempts=2)
+        return real(rows)
+
+    monkeypatch.setattr(recovery, "_drive_apart", later)
+    recovery.recover_stalled()
+    assert world.row_of(transaction)["attempts"] == 2
+
+
 # --- Many at once -----------------------------------------------------------------------------------------
 
 
