@@ -23,6 +23,7 @@ from payflow.errors import NotAuthenticated, NotFound, Transient
 from wallets import services as wallets
 
 logger = logging.getLogger(__name__)
+FOLLOWS_MAX = 5
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ def deactivate_user(*, user_id: str) -> None:
     wallets.freeze_wallets(user_id=user_id)
     _set_active(user, is_active=False)
     # For a wallet opened by a request that was let in just before.
-    wallets.freeze_wallets(user_id=user_id)
+    _let_wallets_follow(user_id)
     try:
         sessions.close_all_families(user_id=user_id)
     except Transient:
@@ -153,7 +154,21 @@ def reactivate_user(*, user_id: str) -> None:
     """Undo `deactivate_user`; the user signs in again. Safe to repeat. Raises NotFound, Transient."""
     user = _get_user(user_id)
     _set_active(user, is_active=True)
-    wallets.unfreeze_wallets(user_id=user_id)
+    _let_wallets_follow(user_id)
+
+
+def _let_wallets_follow(user_id: str) -> None:
+    """Freeze or unfreeze a user's wallets as the account is, and look whether it still is.
+
+    Whoever decided the opposite meanwhile may have done so before this touched the wallets.
+    """
+    for _ in range(FOLLOWS_MAX):
+        is_active = _get_user(user_id).is_active
+        change_wallets = wallets.unfreeze_wallets if is_active else wallets.freeze_wallets
+        change_wallets(user_id=user_id)
+        if _get_user(user_id).is_active is is_active:
+            return
+    raise Transient("The account keeps being changed. Try again shortly.")
 
 
 def ensure_staff(*, email: str, password: str) -> User:

@@ -11,7 +11,7 @@ from ledger import selectors as ledger
 from ledger.chain import Entry
 from payflow import clock
 from payflow.mongodb import collection, unavailable_is_transient
-from wallets.documents import Status, Wallet
+from wallets.documents import Hold, Status, Wallet
 
 WALLETS_PER_USER_MAX = 200
 
@@ -44,6 +44,13 @@ def find_wallet_by_id(*, wallet_id: str) -> Wallet | None:
     """Return a wallet by its id."""
     with unavailable_is_transient():
         return Wallet.objects(id=wallet_id).first()
+
+
+def is_another_held(*, user_id: str, besides: str, hold: Hold) -> bool:
+    """Say whether another wallet of the user than `besides` is frozen for this reason."""
+    query = {"user_id": user_id, "_id": {"$ne": besides}, "frozen_because": hold.value}
+    with unavailable_is_transient():
+        return collection(Wallet).find_one(query, {"_id": 1}) is not None
 
 
 def find_wallets_by_id(*, wallet_ids: Iterable[str]) -> dict[str, WalletRow]:

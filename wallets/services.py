@@ -42,7 +42,11 @@ MoneyService = Callable[..., Movement]
 
 
 def open_wallet(*, user_id: str, currency: str) -> Wallet:
-    """Open a wallet. Raises WalletExists when the user has one in this currency."""
+    """Open a wallet. Raises WalletExists when the user has one in this currency, Transient.
+
+    Whoever may open one is asked before, and may have been deactivated since: a wallet that comes too late to
+    be frozen with the others is frozen because they are.
+    """
     now = clock.now()
     wallet = Wallet(
         id=new_id("wal"),
@@ -57,7 +61,18 @@ def open_wallet(*, user_id: str, currency: str) -> Wallet:
             wallet.save(force_insert=True)
     except NotUniqueError as error:
         raise WalletExists(f"You have a {currency} wallet already.", field="currency") from error
-    return wallet
+    return _share_account_hold(wallet)
+
+
+def _share_account_hold(wallet: Wallet) -> Wallet:
+    """Freeze a new wallet if the user's others are, and thaw it if they no longer are; return it as it is."""
+    others = {"user_id": wallet.user_id, "besides": wallet.id, "hold": Hold.ACCOUNT}
+    if not selectors.is_another_held(**others):
+        return wallet
+    _hold({"_id": wallet.id}, Hold.ACCOUNT)
+    if not selectors.is_another_held(**others):
+        _release({"_id": wallet.id}, Hold.ACCOUNT)
+    return _get_by_id(wallet.id)
 
 
 def ensure_wallet(*, user_id: str, currency: str) -> Wallet:
@@ -102,6 +117,10 @@ def freeze_broken_wallet(wallet_id: str) -> None:
 def unfreeze_broken_wallet(wallet_id: str) -> Wallet:
     """Undo `freeze_broken_wallet`; a deactivated user's wallet stays frozen. Raises WalletNotFound."""
     _release({"_id": wallet_id}, Hold.AUDIT)
+    return _get_by_id(wallet_id)
+
+
+def _get_by_id(wallet_id: str) -> Wallet:
     wallet = selectors.find_wallet_by_id(wallet_id=wallet_id)
     if wallet is None:
         raise WalletNotFound("There is no such wallet.")

@@ -316,6 +316,60 @@ def test_a_wallet_opened_while_its_owner_is_deactivated_is_frozen_too(
     assert wallets_of(user) == [("EUR", Status.FROZEN), ("USD", Status.FROZEN)]
 
 
+def test_a_wallet_opened_after_its_owner_was_deactivated_is_frozen_too() -> None:
+    """The request was let in before, and its insert lands after all else."""
+    user_id = str(services.register_user(**ALICE).user.pk)
+    services.deactivate_user(user_id=user_id)
+    assert wallets.open_wallet(user_id=user_id, currency="EUR").status == Status.FROZEN
+    services.reactivate_user(user_id=user_id)
+    user = User.objects.get()
+    assert wallets_of(user) == [("EUR", Status.ACTIVE), ("USD", Status.ACTIVE)]
+
+
+def test_a_wallet_opened_while_its_owner_is_reactivated_is_active(monkeypatch: pytest.MonkeyPatch) -> None:
+    user = services.register_user(**ALICE).user
+    services.deactivate_user(user_id=str(user.pk))
+    hold = wallets._hold
+
+    def reactivate_first(*given: object) -> None:
+        monkeypatch.setattr(wallets, "_hold", hold)
+        services.reactivate_user(user_id=str(user.pk))
+        hold(*given)
+
+    monkeypatch.setattr(wallets, "_hold", reactivate_first)
+    assert wallets.open_wallet(user_id=str(user.pk), currency="EUR").status == Status.ACTIVE
+    assert wallets_of(user) == [("EUR", Status.ACTIVE), ("USD", Status.ACTIVE)]
+
+
+@pytest.mark.parametrize("first", ["deactivate_user", "reactivate_user"])
+def test_wallets_follow_the_account_when_the_opposite_is_decided_meanwhile(
+    monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    user = services.register_user(**ALICE).user
+    user_id = str(user.pk)
+    slow, fast = services.deactivate_user, services.reactivate_user
+    if first == "reactivate_user":
+        slow, fast = fast, slow
+        slow_step = "unfreeze_wallets"
+        services.deactivate_user(user_id=user_id)
+    else:
+        slow_step = "freeze_wallets"
+    step, calls = getattr(wallets, slow_step), []
+
+    def overtaken(*, user_id: str) -> None:
+        calls.append(user_id)
+        if len(calls) == (2 if first == "deactivate_user" else 1):
+            monkeypatch.setattr(wallets, slow_step, step)
+            fast(user_id=user_id)
+        step(user_id=user_id)
+
+    monkeypatch.setattr(wallets, slow_step, overtaken)
+    slow(user_id=user_id)
+    is_active = User.objects.get().is_active
+    assert is_active is (first == "deactivate_user")
+    assert wallets_of(user) == [("USD", Status.ACTIVE if is_active else Status.FROZEN)]
+
+
 @pytest.mark.parametrize("user_id", ["6b03c1ec6df2d2819d6fc80b", "x", ""])
 def test_nobody_can_be_neither_deactivated_nor_reactivated(user_id: str) -> None:
     for change_user in (services.deactivate_user, services.reactivate_user):
