@@ -76,14 +76,21 @@ def _share_account_hold(wallet: Wallet) -> Wallet:
 
 
 def ensure_wallet(*, user_id: str, currency: str) -> Wallet:
-    """Return the user's wallet in `currency`, opened now if there is none. Safe to repeat and to race."""
+    """Return the user's wallet in `currency`, opened now if there is none. Safe to repeat and to race.
+
+    Raises Transient.
+    """
     wallet = selectors.find_wallet(user_id=user_id, currency=currency)
     if wallet is not None:
         return wallet
     try:
         return open_wallet(user_id=user_id, currency=currency)
     except WalletExists:
-        return get_wallet(user_id=user_id, currency=currency)
+        wallet = selectors.find_wallet(user_id=user_id, currency=currency)
+        if wallet is None:
+            # There and not there: an index and its collection disagree, or somebody has deleted it.
+            raise Transient("The wallet could not be read. Try again shortly.") from None
+        return wallet
 
 
 def get_wallet(*, user_id: str, currency: str) -> Wallet:

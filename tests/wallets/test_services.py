@@ -10,7 +10,7 @@ import pytest
 from ledger.chain import Kind
 from ledger.documents import LedgerEntry
 from payflow import money
-from payflow.errors import IdempotencyKeyReused
+from payflow.errors import IdempotencyKeyReused, Transient
 from payflow.ids import new_id
 from payflow.mongodb import collection
 from tests.ledger.books import assert_sound, stored
@@ -85,6 +85,13 @@ def test_a_race_to_ensure_gives_everyone_the_same_wallet() -> None:
 
 def test_ensuring_returns_the_wallet_that_is_there() -> None:
     assert ensure_wallet(user_id="u", currency="EUR").id == ensure_wallet(user_id="u", currency="EUR").id
+
+
+def test_a_wallet_that_is_there_and_cannot_be_found_is_transient(monkeypatch: pytest.MonkeyPatch) -> None:
+    open_wallet(user_id="u", currency="USD")
+    monkeypatch.setattr(selectors, "find_wallet", lambda **_: None)
+    with pytest.raises(Transient):
+        get_wallet(user_id="u", currency="USD")
 
 
 def test_a_missing_default_wallet_is_opened_on_use() -> None:
