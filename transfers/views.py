@@ -137,6 +137,7 @@ def _wait(request: Request, row: dict[str, Any]) -> tuple[dict[str, Any], dict[s
     if seconds is None:
         return row, {}
     latest, waited = prefer.wait_for(
+        row,
         lambda: _read_again(row),
         lambda seen: Status(seen["status"]) in states.TERMINAL,
         seconds,

@@ -25,19 +25,25 @@ Value = TypeVar("Value")
 def wait_seconds(request: Request) -> int | None:
     """Return how long the caller wants to wait, at most PREFER_WAIT_SECONDS_MAX, or None.
 
-    A preference that is not understood is ignored, as RFC 7240 (section 2) asks.
+    A preference that is not understood is ignored, as RFC 7240 (section 2) asks, and so are the parameters
+    that follow one after a semicolon.
     """
-    for preference in re.split(r"[,;]", request.headers.get("Prefer", "")):
-        match = _WAIT.fullmatch(preference.strip())
+    for preference in request.headers.get("Prefer", "").split(","):
+        match = _WAIT.fullmatch(preference.partition(";")[0].strip())
         if match:
             return min(int(match[1]), settings.PREFER_WAIT_SECONDS_MAX)
     return None
 
 
-def wait_for(read: Callable[[], Value], is_done: Callable[[Value], bool], seconds: int) -> tuple[Value, bool]:
-    """Read until `is_done` or `seconds` have passed; return the last value and whether this waited at all."""
+def wait_for(
+    first: Value, read: Callable[[], Value], is_done: Callable[[Value], bool], seconds: int
+) -> tuple[Value, bool]:
+    """Read until `is_done` or `seconds` have passed; return the last value and whether this waited at all.
+
+    Where there is no place to wait, that is `first`, and nothing is read.
+    """
     if not _places.acquire(blocking=False):
-        return read(), False
+        return first, False
     try:
         deadline, pause = time.monotonic() + seconds, _POLL_SECONDS_MIN
         value = read()

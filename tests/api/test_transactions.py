@@ -264,7 +264,7 @@ def test_thirty_requests_at_once_with_one_key_start_one_transaction(anna: Party,
     ("sent", "applied"),
     [("wait=5", "wait=5"), ("wait=30", "wait=30"), ("wait=31", "wait=30"), ("wait=999999999", "wait=30"),
      ('wait="7"', "wait=7"), ("WAIT = 2", "wait=2"), ("respond-async, wait=3", "wait=3"),
-     ("wait=0", "wait=0")],
+     ("wait=0", "wait=0"), ("foo; bar=1, wait=4; baz=2", "wait=4")],
 )  # fmt: skip
 def test_applies_a_preference_to_wait_at_most_thirty_seconds(
     anna: Party, bob: Party, sent: str, applied: str
@@ -287,6 +287,8 @@ def test_applies_a_preference_to_wait_at_most_thirty_seconds(
         "await=1",
         "wait=" + "9" * 10,
         ";,=",
+        "foo; wait=5",
+        "respond-async;wait=5, foo=bar; wait=3",
         "",
     ],
 )
@@ -336,6 +338,16 @@ def test_past_the_bound_of_waiters_the_answer_comes_at_once(
     for thread in threads:
         thread.join()
     assert [(one[APPLIED], one.json()["status"]) for one in answers] == [("wait=30", "COMPLETED")] * waiting
+
+
+def test_with_no_place_to_wait_a_new_transaction_is_answered_as_if_nobody_had_asked(
+    anna: Party, bob: Party, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prefer, "_places", threading.BoundedSemaphore(1))
+    monkeypatch.setattr(tasks, "start_saga", lambda: drive(facts()["transactions"][0]["_id"]))
+    prefer._places.acquire()
+    response = pay(anna, bob, Prefer="wait=1")
+    assert (response.status_code, APPLIED in response, response.json()["status"]) == (201, False, "INITIATED")
 
 
 # --- Without Redis ----------------------------------------------------------------------------------------
