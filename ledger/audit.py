@@ -16,7 +16,7 @@ of the continuous audit do.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from itertools import groupby
 from typing import Any
@@ -40,12 +40,14 @@ def audit(
     expect_settled: bool = False,
     against_checkpoints: bool = True,
     on_progress: Progress = lambda done, total: None,
+    on_head: Callable[[Document], None] = lambda head: None,
 ) -> Verdict:
     """Verify the ledger, or one wallet's part of it, and return the verdict.
 
     Without `transactions`, what needs them (L7) is left out; with `wallet_id`, what needs every wallet (L5
     and L6). With `expect_settled` a transaction that has not ended is a violation: for a system at rest.
     Against the checkpoints the ledger is compared unless that is switched off.
+    `on_head` is called with the last entry of each chain, as it was verified.
     Raises Transient when MongoDB does not answer.
     """
     started = time.perf_counter()
@@ -59,7 +61,7 @@ def audit(
         missing = checkpoints.MissingCheckpoints(
             tally, _complete_since(tally) if against_checkpoints else None
         )
-        _walk_chains(reader, tally, scope, missing)
+        _walk_chains(reader, tally, scope, missing, on_head)
         missing.report()
         if against_checkpoints:
             checkpoints.compare(tally, wallet_id=wallet_id)
@@ -86,20 +88,28 @@ def _complete_since(tally: Tally) -> datetime | None:
 
 
 def _walk_chains(
-    reader: Reader, tally: Tally, scope: dict[str, str], missing: checkpoints.MissingCheckpoints
+    reader: Reader,
+    tally: Tally,
+    scope: dict[str, str],
+    missing: checkpoints.MissingCheckpoints,
+    on_head: Callable[[Document], None],
 ) -> None:
     """Verify L1, L2 and L3, and add up one side of the sums."""
     entries = reader.stream(scope, order={"wallet_id": 1, "sequence": 1})
     for _, chain in groupby(entries, key=_wallet_of):
         tally.verdict.wallets += 1
-        _walk_chain(chain, tally, missing)
+        head = _walk_chain(chain, tally, missing)
+        if head is not None:
+            on_head(head)
 
 
 def _wallet_of(entry: Document) -> Any:
     return entry.get("wallet_id")
 
 
-def _walk_chain(chain: Iterable[Document], tally: Tally, missing: checkpoints.MissingCheckpoints) -> None:
+def _walk_chain(
+    chain: Iterable[Document], tally: Tally, missing: checkpoints.MissingCheckpoints
+) -> Document | None:
     previous: Document | None = None
     newest_aged: Document | None = None
     is_linked = True
@@ -125,3 +135,4 @@ def _walk_chain(chain: Iterable[Document], tally: Tally, missing: checkpoints.Mi
     for newest, sums in ((previous, tally.all), (newest_aged, tally.aged)):
         if newest is not None:
             sums[newest["currency"]].balances += newest["balance_minor"]
+    return previous

@@ -264,7 +264,8 @@ def settle_wallet(wallet_id: str, *, by: str, accept: bool) -> int:
     what the checkpoint remembers. Raises StillBroken, Transient.
     """
     now = clock.now()
-    verdict = audit(wallet_id=wallet_id, against_checkpoints=False)
+    walked: list[Document] = []
+    verdict = audit(wallet_id=wallet_id, against_checkpoints=False, on_head=walked.append)
     for violation in verdict.violations:
         if violation.invariant in CHAIN_INVARIANTS:
             raise StillBroken(str(violation))
@@ -274,9 +275,9 @@ def settle_wallet(wallet_id: str, *, by: str, accept: bool) -> int:
         for violation in disagreement.verdict.violations:
             if not accept:
                 raise StillBroken(f"{violation} (--accept takes the chain as it is)")
-        head = rounds.head_of(wallet_id)
-        if head is not None:
-            checkpoints.put(head, now)
+        if walked:
+            # Not the newest entry there is now: nobody has verified that one.
+            checkpoints.put(walked[-1], now)
         else:
             checkpoints.remove(wallet_id)
     return findings.clear_wallet(wallet_id, by=by, now=now)

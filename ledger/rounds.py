@@ -80,12 +80,6 @@ def next_wallets(*, after: str, limit: int) -> tuple[Targets, str]:
     return targets, known[-1]["_id"] if len(known) == limit else ""
 
 
-def head_of(wallet_id: str) -> Document | None:
-    """Return a wallet's newest entry as a majority holds it."""
-    rows = list(committed(LedgerEntry).aggregate(heads_pipeline([wallet_id])))
-    return rows[0]["head"] if rows else None
-
-
 @dataclass(slots=True)
 class Slice:
     """What a slice of history showed: what is broken in it, what in it lies before the checkpoints."""

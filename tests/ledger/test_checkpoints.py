@@ -393,6 +393,22 @@ def test_a_cut_tail_is_settled_only_by_accepting_it(
     assert findings.broken_wallets([story.alice]) == set()
 
 
+def test_what_is_settled_is_what_was_verified(
+    story: Story, watched: Audit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched.tick()
+    compare = checkpoints.compare
+
+    def grow_first(*given: Any, **named: Any) -> None:
+        post([deposit(story.alice, 1)])
+        compare(*given, **named)
+
+    monkeypatch.setattr(checkpoints, "compare", grow_first)
+    monitor.settle_wallet(story.alice, by="sam", accept=False)
+    assert sequence(story.alice) == 5
+    assert watched.tick().verified == 1
+
+
 # --- Seals --------------------------------------------------------------------------------------------------
 
 
