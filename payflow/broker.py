@@ -10,10 +10,13 @@ import logging.config
 from celery import Celery
 from celery.signals import setup_logging
 
-from payflow import settings
+from payflow import duplicates, settings
 
 app = Celery("payflow", set_as_current=True, fixups=[])
 app.config_from_object(settings, namespace="CELERY")
+
+if settings.DUPLICATE_MESSAGES:
+    duplicates.deliver_twice(settings.DATA_DIR)
 
 
 @setup_logging.connect

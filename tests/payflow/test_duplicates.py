@@ -22,14 +22,22 @@ tasks.start_saga()
 """
 
 
-def publish(data_dir: Path, **environment: str) -> None:
-    script = [sys.executable, "-c", PUBLISH]
+# As beat does, which knows the schedule and none of the tasks.
+PUBLISH_AS_BEAT = """
+from payflow.broker import app
+app.send_task("transfers.recover")
+"""
+
+
+def publish(data_dir: Path, code: str = PUBLISH, **environment: str) -> None:
+    script = [sys.executable, "-c", code]
     env = {**os.environ, "DJANGO_SETTINGS_MODULE": "payflow.settings", "PAYFLOW_DATA_DIR": str(data_dir)}
     subprocess.run(script, env={**env, **environment}, cwd=settings.BASE_DIR, timeout=60, check=True)
 
 
-def test_a_message_is_delivered_twice_and_the_copy_is_counted(tmp_path: Path) -> None:
-    publish(tmp_path, PAYFLOW_DUPLICATE_MESSAGES="true")
+@pytest.mark.parametrize("code", [PUBLISH, PUBLISH_AS_BEAT], ids=["worker", "beat"])
+def test_a_message_is_delivered_twice_and_the_copy_is_counted(tmp_path: Path, code: str) -> None:
+    publish(tmp_path, code, PAYFLOW_DUPLICATE_MESSAGES="true")
     copy, first = map(json.loads, redisdb.client().lrange(QUEUE, 0, -1))
     assert copy["body"] == first["body"]
     assert copy["headers"].pop("copy_payflow") is True
