@@ -1,4 +1,4 @@
-"""What production must not start with. Pure: it reads no environment and no setting by itself.
+"""What production must not start with, and nobody. Pure: it reads no environment and no setting by itself.
 
 What must stay true: a reason names a variable, never its value.
 """
@@ -6,6 +6,7 @@ What must stay true: a reason names a variable, never its value.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 
 from django.core.exceptions import ImproperlyConfigured
@@ -72,3 +73,16 @@ def _fault_of_secret(value: str) -> str:
     if len(value) < SECRET_LENGTH_MIN:
         return f"is shorter than {SECRET_LENGTH_MIN} characters"
     return ""
+
+
+def refuse_out_of_range(ranges: Sequence[tuple[str, float, float, float]]) -> None:
+    """Raise ImproperlyConfigured for variables that are not within bounds: (name, value, lowest, highest)."""
+    reasons = [
+        f"{name} must be at least {lowest:g}"
+        if math.isinf(highest)
+        else f"{name} must be from {lowest:g} to {highest:g}"
+        for name, value, lowest, highest in ranges
+        if not lowest <= value <= highest
+    ]
+    if reasons:
+        raise ImproperlyConfigured(f"PayFlow refuses to start: {'; '.join(reasons)}.")

@@ -8,7 +8,9 @@ each variable.
 from __future__ import annotations
 
 from datetime import timedelta
+from math import inf
 from pathlib import Path
+from typing import Any
 
 import environ
 from django.core.exceptions import ImproperlyConfigured
@@ -17,7 +19,23 @@ from payflow import safety
 from payflow.stack.paths import mongo_uri
 
 BASE_DIR = Path(__file__).resolve().parent.parent
-env = environ.Env()
+
+
+class _Env(environ.Env):
+    def get_value(self, var: str, *given: Any, **named: Any) -> Any:
+        """Read a variable; one that is no number where it should be is named, without its value."""
+        try:
+            return super().get_value(var, *given, **named)
+        except ValueError as error:
+            raise ImproperlyConfigured(f"{var} is not a number.") from error
+
+    @classmethod
+    def parse_value(cls, value: str, cast: Any) -> Any:
+        """Read a value; environ's own way to a float drops what is no digit and takes the rest."""
+        return float(value) if cast is float else super().parse_value(value, cast)
+
+
+env = _Env()
 env.read_env(str(BASE_DIR / ".env"))
 
 ENVIRONMENTS = ("production", "development", "test")
@@ -339,6 +357,23 @@ CELERY_BEAT_SCHEDULE = {
         "options": {"expires": AUDIT_EVERY_SECONDS},
     },
 }
+
+# Posting takes no larger batch; a message that comes again while its task still runs is work done twice.
+safety.refuse_out_of_range(
+    [
+        ("SAGA_BATCH_MAX", SAGA_BATCH_MAX, 1, 1_000),
+        ("AUDIT_NEW_ENTRIES_MAX", AUDIT_NEW_ENTRIES_MAX, 1, inf),
+        ("AUDIT_OLD_ENTRIES_MAX", AUDIT_OLD_ENTRIES_MAX, 1, inf),
+        ("AUDIT_WALLETS_MAX", AUDIT_WALLETS_MAX, 1, inf),
+        (
+            "CELERY_VISIBILITY_TIMEOUT_SECONDS",
+            _VISIBILITY_TIMEOUT_SECONDS,
+            # Drills make it short on purpose.
+            CELERY_TASK_TIME_LIMIT if IS_PRODUCTION else 1,
+            inf,
+        ),
+    ]
+)
 
 # --- Logs -------------------------------------------------------------------------------------------------
 

@@ -66,6 +66,14 @@ UNSAFE: list[tuple[dict[str, str | None], str]] = [
     ({"ALLOWED_HOSTS": None}, "ALLOWED_HOSTS does not name"),
     ({"ALLOWED_HOSTS": "*"}, "ALLOWED_HOSTS does not name"),
     ({"ALLOWED_HOSTS": "pay.example,*"}, "ALLOWED_HOSTS does not name"),
+    ({"SAGA_BATCH_MAX": "1001"}, "SAGA_BATCH_MAX must be from 1 to 1000"),
+    ({"SAGA_BATCH_MAX": "0"}, "SAGA_BATCH_MAX must be from 1 to 1000"),
+    ({"AUDIT_WALLETS_MAX": "0"}, "AUDIT_WALLETS_MAX must be at least 1"),
+    ({"AUDIT_NEW_ENTRIES_MAX": "-5"}, "AUDIT_NEW_ENTRIES_MAX must be at least 1"),
+    ({"AUDIT_OLD_ENTRIES_MAX": "0"}, "AUDIT_OLD_ENTRIES_MAX must be at least 1"),
+    ({"CELERY_VISIBILITY_TIMEOUT_SECONDS": "59"}, "CELERY_VISIBILITY_TIMEOUT_SECONDS must be at least 60"),
+    ({"MONGODB_TIMEOUT_MS": "s3cr3t"}, "MONGODB_TIMEOUT_MS is not a number"),
+    ({"REDIS_TIMEOUT_SECONDS": "s3cr3t"}, "REDIS_TIMEOUT_SECONDS is not a number"),
     # Nobody says which environment this is: that is production.
     ({"PAYFLOW_ENV": None, "DJANGO_SECRET_KEY": None}, "DJANGO_SECRET_KEY is not set"),
     ({"PAYFLOW_ENV": "prod"}, "PAYFLOW_ENV is 'prod'; it must be one of"),
@@ -79,6 +87,11 @@ def test_refuses_an_unsafe_setting_and_names_it(changes: dict[str, str | None], 
     assert reason in done.stderr
     assert "Traceback" not in done.stderr
     assert "s3cr3t" not in done.stdout + done.stderr
+
+
+def test_a_drill_may_have_messages_come_again_early() -> None:
+    done = check({"PAYFLOW_ENV": "development", "CELERY_VISIBILITY_TIMEOUT_SECONDS": "4"})
+    assert done.returncode == 0, done.stderr
 
 
 def test_names_every_reason_at_once() -> None:
