@@ -8,6 +8,7 @@ from __future__ import annotations
 from payflow import redisdb
 
 KEY = "payflow:inbox"
+OLDEST_KEY = "payflow:inbox-oldest"
 
 
 def push(transaction_ids: list[str]) -> bool:
@@ -29,7 +30,16 @@ def pop(count_max: int) -> tuple[list[str], bool]:
     return ids or [], remaining > 0
 
 
-def is_empty() -> bool:
-    """Say whether nothing waits. Raises Transient."""
+def is_stuck(*, remember_seconds: float) -> bool:
+    """Say whether the id that has waited longest did so already when this was last asked. Raises Transient.
+
+    Under load something always waits; only what nobody takes needs somebody who does.
+    """
     with redisdb.unavailable_is_transient():
-        return redisdb.client().llen(KEY) == 0
+        pipeline = redisdb.client().pipeline(transaction=False)
+        pipeline.lindex(KEY, 0)
+        pipeline.get(OLDEST_KEY)
+        oldest, seen = pipeline.execute()
+        if oldest is not None:
+            redisdb.client().set(OLDEST_KEY, oldest, px=round(remember_seconds * 1000))
+    return oldest is not None and oldest == seen

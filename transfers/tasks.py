@@ -22,6 +22,8 @@ from transfers.facts import StoredTransactions
 from wallets import services as wallets
 
 logger = logging.getLogger(__name__)
+# The id that has waited longest is remembered for so many ticks: some come late.
+INBOX_TICKS = 5
 RETRY: dict[str, Any] = {
     "autoretry_for": (Transient,),
     "max_retries": 5,
@@ -117,11 +119,11 @@ def refund_failed(request: Any, error: Exception, traceback: Any) -> None:
 
 @shared_task(name="transfers.recover")
 def recover() -> None:
-    """Beat's task: re-drive what has stalled, and start a chain if the inbox waits without one."""
+    """Beat's task: re-drive what has stalled, and start a chain if what waits in the inbox has none."""
     try:
         recovery.recover_stalled()
     finally:
-        if not inbox.is_empty():
+        if inbox.is_stuck(remember_seconds=INBOX_TICKS * settings.RECOVERY_EVERY_SECONDS):
             start_saga()
 
 

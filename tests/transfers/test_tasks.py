@@ -13,6 +13,7 @@ from django.core.management import call_command
 
 from ledger import simulation
 from ledger.simulation import FailureType
+from payflow import redisdb
 from payflow.celery import app
 from payflow.errors import Transient
 from tests.transfers import world
@@ -232,11 +233,31 @@ def test_an_exhausted_refund_is_told_and_made_later(
     assert world.balance_of(alice) == 100_000
 
 
+def test_recovery_starts_one_chain_when_the_same_id_waits_from_tick_to_tick(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    started: list[bool] = []
+    monkeypatch.setattr(tasks, "start_saga", lambda: started.append(True))
+    tasks.recover()
+    inbox.push(["txn_1", "txn_2", "txn_3"])
+    for count in (0, 1):
+        tasks.recover()
+        assert len(started) == count
+    # Somebody takes from it, though never all of it.
+    for id_ in ("txn_4", "txn_5"):
+        inbox.pop(1)
+        inbox.push([id_])
+        tasks.recover()
+    assert len(started) == 1
+    assert 0 < redisdb.client().pttl(inbox.OLDEST_KEY) <= 10_000
+
+
 def test_recovery_also_starts_what_waits_in_the_inbox_without_a_chain(
     alice: str, bob: str, worker: None, settings: LazySettings
 ) -> None:
     transaction = world.start(alice, bob, 100)
     inbox.push([transaction])
-    tasks.recover.delay()
+    for _ in range(2):
+        tasks.recover.delay()
     eventually(lambda: ended(transaction))
     assert (world.status_of(transaction), world.row_of(transaction)["attempts"]) == (Status.COMPLETED, 0)
