@@ -316,8 +316,8 @@ def test_memory_does_not_grow_with_history(monkeypatch: pytest.MonkeyPatch) -> N
             nonlocal alive
             alive -= 1
 
-    lenient = reading._LENIENT.with_options(document_class=Counted)
-    monkeypatch.setattr(reading, "_LENIENT", lenient)
+    lenient = reading.LENIENT.with_options(document_class=Counted)
+    monkeypatch.setattr(reading, "LENIENT", lenient)
     books, peaks = Books(), []
     wallets = [wallet_id() for _ in range(20)]
     post([deposit(wallet, 10**6) for wallet in wallets])
