@@ -28,7 +28,8 @@ demo: setup ## Start everything, play the demo, stop; fails when anything went w
 stop: setup ## Stop the PayFlow that runs on this data folder
 	@$(PY) -m payflow.stack stop
 
-test: setup ## Run the whole suite (ARGS="-k saga" for a part of it)
+test: ## Run the whole suite (ARGS="-k saga" for a part of it)
+	@$(PYTHON) payflow/stack/bootstrap.py --load
 	@.venv/bin/pytest $(ARGS)
 
 lint: setup ## Check style, format and types
