@@ -5,11 +5,19 @@ Tasks carry the correlation id of the request that caused them in a message head
 
 from __future__ import annotations
 
+import gc
 import logging.config
 import os
 
 from celery import Celery
-from celery.signals import before_task_publish, setup_logging, task_postrun, task_prerun, worker_process_init
+from celery.signals import (
+    before_task_publish,
+    setup_logging,
+    task_postrun,
+    task_prerun,
+    worker_before_create_process,
+    worker_process_init,
+)
 from django.conf import settings
 
 from payflow import correlation, duplicates, mongodb
@@ -44,6 +52,13 @@ def take_correlation_id(task: object = None, **_: object) -> None:
 def pass_the_last_crash_point(**_: object) -> None:
     """The task is done and has published what follows, but its message is not acknowledged yet."""
     crash_point("tasks.ended")
+
+
+@worker_before_create_process.connect
+def share_memory_with_the_child(**_: object) -> None:
+    """Keep the garbage collector from touching, and so from copying, what a forked child shares."""
+    gc.collect()
+    gc.freeze()
 
 
 @worker_process_init.connect
