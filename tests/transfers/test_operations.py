@@ -27,21 +27,7 @@ from transfers.documents import Transaction
 from transfers.states import Status
 from wallets import services as wallet_services
 
-
-@pytest.fixture
-def alice() -> str:
-    return world.person("alice", balance_minor=10_000)
-
-
-@pytest.fixture
-def bob() -> str:
-    return world.person("bob")
-
-
-@pytest.fixture(autouse=True)
-def _audited(alice: str, bob: str):
-    yield
-    call_command("audit", verbosity=0)
+pytestmark = pytest.mark.usefixtures("audited")
 
 
 def run(*arguments: str) -> str:

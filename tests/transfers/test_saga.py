@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable
 
 import pytest
-from django.core.management import call_command
 
 from ledger import posting
 from ledger import selectors as ledger
@@ -20,21 +19,7 @@ from transfers.states import Status
 from wallets import services as wallet_services
 from wallets.documents import Wallet
 
-
-@pytest.fixture
-def alice() -> str:
-    return world.person("alice", balance_minor=10_000)
-
-
-@pytest.fixture
-def bob() -> str:
-    return world.person("bob")
-
-
-@pytest.fixture(autouse=True)
-def _audited(alice: str, bob: str):
-    yield
-    call_command("audit", verbosity=0)
+pytestmark = pytest.mark.usefixtures("audited")
 
 
 def test_completes_a_transfer(alice: str, bob: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 from django.conf import LazySettings
-from django.core.management import call_command
 
 from ledger import simulation
 from ledger.simulation import FailureType
@@ -14,21 +13,7 @@ from transfers import recovery, saga
 from transfers.states import Status
 from wallets import services as wallet_services
 
-
-@pytest.fixture
-def alice() -> str:
-    return world.person("alice", balance_minor=10_000)
-
-
-@pytest.fixture
-def bob() -> str:
-    return world.person("bob")
-
-
-@pytest.fixture(autouse=True)
-def _audited(alice: str, bob: str):
-    yield
-    call_command("audit", verbosity=0)
+pytestmark = pytest.mark.usefixtures("audited")
 
 
 def simulate(*transaction_ids: str, kind: FailureType = FailureType.ERROR) -> None:
