@@ -1,0 +1,107 @@
+"""What the other settings stand on: secrets, where data lives, and what production refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import environ
+from django.core.exceptions import ImproperlyConfigured
+
+from payflow import safety
+from payflow.stack.paths import mongo_uri
+
+BASE_DIR = Path(__file__).resolve().parents[2]
+
+
+class _Env(environ.Env):
+    def get_value(self, var: str, *given: Any, **named: Any) -> Any:
+        """Read a variable; one that is no number where it should be is named, without its value."""
+        try:
+            return super().get_value(var, *given, **named)
+        except ValueError as error:
+            raise ImproperlyConfigured(f"{var} is not a number.") from error
+
+    @classmethod
+    def parse_value(cls, value: str, cast: Any) -> Any:
+        """Read a value; environ's own way to a float drops what is no digit and takes the rest."""
+        return float(value) if cast is float else super().parse_value(value, cast)
+
+
+env = _Env()
+env.read_env(str(BASE_DIR / ".env"))
+
+ENVIRONMENTS = ("production", "development", "test")
+ENVIRONMENT = env.str("PAYFLOW_ENV", default="production")
+if ENVIRONMENT not in ENVIRONMENTS:
+    raise ImproperlyConfigured(
+        f"PAYFLOW_ENV is {ENVIRONMENT!r}; it must be one of {', '.join(ENVIRONMENTS)}."
+    )
+IS_PRODUCTION = ENVIRONMENT == "production"
+
+VERSION = "0.1.0"
+DEBUG = env.bool("PAYFLOW_DEBUG", default=False)
+
+# --- Secrets ----------------------------------------------------------------------------------------------
+
+SECRET_KEY = env.str("DJANGO_SECRET_KEY", default="" if IS_PRODUCTION else safety.DEVELOPMENT_SECRET)
+# Former secret keys: what they have sealed and signed still holds.
+SECRET_KEY_FALLBACKS = env.list("DJANGO_SECRET_KEY_FALLBACKS", default=[])
+JWT_SIGNING_KEY = env.str(
+    "JWT_SIGNING_KEY", default="" if IS_PRODUCTION else safety.DEVELOPMENT_SECRET + "-jwt"
+)
+
+# --- Receipts ---------------------------------------------------------------------------------------------
+
+RECEIPT_ISSUER = env.str("RECEIPT_ISSUER", default="payflow")
+
+
+# The first key signs receipts; the others are only published, so that what they have signed stays valid.
+RECEIPT_SIGNING_KEYS, _RECEIPT_KEYS_FAULT = safety.read_receipt_keys(
+    env.list("RECEIPT_SIGNING_KEYS", default=[]), is_production=IS_PRODUCTION
+)
+
+# --- Who may deposit --------------------------------------------------------------------------------------
+
+DEPOSITS_OPEN = env.bool("DEPOSITS_OPEN", default=not IS_PRODUCTION)
+
+# --- Where data lives -------------------------------------------------------------------------------------
+
+DATA_DIR = Path(env.str("PAYFLOW_DATA_DIR", default=str(BASE_DIR / ".payflow"))).resolve()
+
+
+MONGODB_URI = env.str("MONGODB_URI", default="" if IS_PRODUCTION else mongo_uri(DATA_DIR))
+MONGODB_DATABASE = env.str("MONGODB_DATABASE", default="payflow")
+# One operation, finding the server and retries included. The Procfile gives the web processes less, because
+# a client waits there.
+MONGODB_TIMEOUT_MS = env.int("MONGODB_TIMEOUT_MS", default=10_000)
+# Every write waits until a majority has it in its journal: an answered 201 survives the loss of a node.
+# And every read sees only such writes: a decision must not rest on what a failover could take back.
+MONGODB_OPTIONS = {
+    "w": "majority",
+    "journal": True,
+    "readConcernLevel": "majority",
+    "readPreference": "primary",
+    "connectTimeoutMS": 2_000,
+    "timeoutMS": MONGODB_TIMEOUT_MS,
+    "appname": "payflow",
+}
+
+REDIS_URL = env.str(
+    "REDIS_URL",
+    default="" if IS_PRODUCTION else f"redis://127.0.0.1:{env.int('PAYFLOW_REDIS_PORT', default=6390)}/0",
+)
+REDIS_TIMEOUT_SECONDS = env.float("REDIS_TIMEOUT_SECONDS", default=2.0)
+
+
+if IS_PRODUCTION:
+    safety.refuse_unsafe_production(
+        secrets={"DJANGO_SECRET_KEY": SECRET_KEY, "JWT_SIGNING_KEY": JWT_SIGNING_KEY},
+        receipt_keys_fault=_RECEIPT_KEYS_FAULT,
+        addresses={"MONGODB_URI": MONGODB_URI, "REDIS_URL": REDIS_URL},
+        allowed_hosts=env.list("ALLOWED_HOSTS", default=[]),
+        debug=DEBUG,
+        deposits_open=DEPOSITS_OPEN,
+    )
+elif _RECEIPT_KEYS_FAULT:
+    raise ImproperlyConfigured(f"RECEIPT_SIGNING_KEYS {_RECEIPT_KEYS_FAULT}.")
