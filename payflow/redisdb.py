@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -11,6 +12,7 @@ from django.conf import settings
 
 from payflow.errors import Transient
 
+_silent_since = float("-inf")
 
 @cache
 def client() -> redis.Redis:
@@ -26,11 +28,21 @@ def client() -> redis.Redis:
 
 @contextmanager
 def unavailable_is_transient() -> Iterator[None]:
-    """Turn "Redis did not answer" into Transient."""
+    """Turn "Redis did not answer" into Transient, and remember it for `is_spared`."""
+    global _silent_since
     try:
         yield
     except redis.RedisError as error:
+        _silent_since = time.monotonic()
         raise Transient("Redis is not answering. Try again shortly.") from error
+
+
+def is_spared() -> bool:
+    """Say whether Redis has failed this process within the last REDIS_SPARED_SECONDS.
+
+    What can do without it then does not ask: a request must not wait for a Redis that hangs at every step.
+    """
+    return time.monotonic() - _silent_since < settings.REDIS_SPARED_SECONDS
 
 
 def ping() -> None:

@@ -37,6 +37,7 @@ def _database(django_test_environment: None, django_db_blocker: DjangoDbBlocker)
 @pytest.fixture(autouse=True)
 def _empty(_database: None) -> None:
     redisdb.client().flushdb()
+    redisdb._silent_since = float("-inf")
     database = mongoengine.get_db()
     for name in set(database.list_collection_names()) - KEPT:
         database[name].delete_many({})

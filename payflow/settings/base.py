@@ -92,6 +92,8 @@ REDIS_URL = env.str(
     default="" if IS_PRODUCTION else f"redis://127.0.0.1:{env.int('PAYFLOW_REDIS_PORT', default=6390)}/0",
 )
 REDIS_TIMEOUT_SECONDS = env.float("REDIS_TIMEOUT_SECONDS", default=2.0)
+# After a failure, what can do without Redis (limits, stored answers) does not ask it again for so long.
+REDIS_SPARED_SECONDS = env.float("REDIS_SPARED_SECONDS", default=1.0)
 
 
 if IS_PRODUCTION:
