@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from drf_spectacular.utils import extend_schema
-from rest_framework import viewsets
 from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -20,19 +19,11 @@ from accounts.serializers import (
     TokensOutput,
     UserOutput,
 )
+from payflow.api.viewsets import ApiViewSet
 from payflow.errors import NotAuthenticated
 
 
-class _Uncached(viewsets.ViewSet):
-    """Answers that no cache may keep (RFC 9111, 5.2.2.5)."""
-
-    @property
-    def default_response_headers(self) -> dict[str, str]:
-        """Return the headers that every answer carries."""
-        return {**super().default_response_headers, "Cache-Control": "no-store"}
-
-
-class SessionViewSet(_Uncached):
+class SessionViewSet(ApiViewSet):
     """Coming and going. The body carries the credentials, so an old token in the header does no harm."""
 
     authentication_classes = ()
@@ -62,7 +53,7 @@ class SessionViewSet(_Uncached):
         return Response(status=204)
 
 
-class OwnAccountViewSet(_Uncached):
+class OwnAccountViewSet(ApiViewSet):
     """The caller's own account."""
 
     @extend_schema(request=PasswordInput, responses={204: None})

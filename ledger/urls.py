@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from django.urls import path
 
-from ledger.views import AuditView, KeysView, SimulationViewSet
+from ledger.views import AuditViewSet, KeysView, SimulationViewSet
 
 urlpatterns = [
-    path("audit", AuditView.as_view(), name="ledger-audit"),
+    path("audit", AuditViewSet.as_view({"get": "retrieve"}), name="ledger-audit"),
     path("keys", KeysView.as_view(), name="ledger-keys"),
     path(
         "simulation",

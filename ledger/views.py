@@ -7,7 +7,6 @@ from typing import Any
 from django.conf import settings
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
-from rest_framework import viewsets
 from rest_framework.permissions import AllowAny, IsAdminUser
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -15,6 +14,7 @@ from rest_framework.views import APIView
 
 from ledger import monitor, simulation
 from ledger.serializers import AuditOutput, NoInput, SimulationInput, SimulationOutput
+from payflow.api.viewsets import ApiViewSet
 from payflow.errors import NotFound
 
 JWK_SET = "application/jwk-set+json"
@@ -35,18 +35,18 @@ class KeysView(APIView):
         return Response(settings.RECEIPT_SIGNING_KEYS.as_jwks(), headers=headers, content_type=JWK_SET)
 
 
-class AuditView(APIView):
+class AuditViewSet(ApiViewSet):
     """The continuous audit's verdict, for staff."""
 
     permission_classes = (IsAdminUser,)
 
     @extend_schema(responses={200: AuditOutput})
-    def get(self, request: Request) -> Response:
+    def retrieve(self, request: Request) -> Response:
         """GET /ledger/audit: the latest verdict on the invariants."""
         return Response(AuditOutput.of(monitor.latest()).data)
 
 
-class SimulationViewSet(viewsets.ViewSet):
+class SimulationViewSet(ApiViewSet):
     """The failure simulation. In production there is no such thing, whoever asks."""
 
     permission_classes = (IsAdminUser,)

@@ -14,6 +14,7 @@ from payflow.errors import Transient
 
 _silent_since = float("-inf")
 
+
 @cache
 def client() -> redis.Redis:
     """Return this process's client. Its pool opens sockets lazily and notices a fork by itself."""

@@ -10,7 +10,6 @@ from django.conf import settings
 from django.http import HttpResponse
 from kombu.exceptions import OperationalError
 from redis import RedisError
-from rest_framework import viewsets
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -19,6 +18,7 @@ from payflow import idempotency
 from payflow.api import prefer
 from payflow.api.pages import page
 from payflow.api.problems import problem
+from payflow.api.viewsets import ApiViewSet
 from payflow.crashpoints import crash_point
 from payflow.errors import Transient
 from transfers import inbox, issuing, selectors, services, states, tasks
@@ -32,7 +32,7 @@ from transfers.states import Status
 logger = logging.getLogger(__name__)
 
 
-class TransactionViewSet(viewsets.ViewSet):
+class TransactionViewSet(ApiViewSet):
     """Transfers that the caller is a party to."""
 
     authentication_classes = (WalletGuardedAuthentication,)

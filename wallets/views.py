@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from django.conf import settings
-from rest_framework import viewsets
 from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -12,6 +11,7 @@ from ledger import selectors as ledger
 from ledger.chain import Kind
 from payflow import clock, idempotency
 from payflow.api.pages import page
+from payflow.api.viewsets import ApiViewSet
 from payflow.errors import PermissionRefused
 from payflow.money import format_amount
 from wallets import selectors, services
@@ -27,7 +27,7 @@ from wallets.serializers import (
 )
 
 
-class WalletViewSet(viewsets.ViewSet):
+class WalletViewSet(ApiViewSet):
     """A user's own wallets."""
 
     def handle_exception(self, exc: Exception) -> Response:
