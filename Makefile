@@ -28,9 +28,9 @@ demo: setup ## Start everything, play the demo, stop; fails when anything went w
 stop: setup ## Stop the PayFlow that runs on this data folder
 	@$(PY) -m payflow.stack stop
 
-test: ## Run the whole suite (ARGS="-k saga" for a part of it)
+test: ## Run the whole suite on a few cores (ARGS="-k saga" for a part of it)
 	@$(PYTHON) payflow/stack/bootstrap.py --load
-	@.venv/bin/pytest $(ARGS)
+	@.venv/bin/pytest -n auto --maxprocesses 4 --dist loadgroup $(ARGS)
 
 lint: setup ## Check style, format and types
 	@.venv/bin/ruff check .

@@ -1,9 +1,10 @@
 """A pytest plugin that gives the tests a real MongoDB engine and a real Redis of their own.
 
 It is loaded with `-p tests.servers` and wraps the loading of the initial conftests, which comes before
-pytest-django reads the settings: by then the addresses must stand in the environment. With MONGODB_URI or
-REDIS_URL set, the tests use those servers instead, in a database of their own. Workers of pytest-xdist
-inherit the environment, and with it the servers.
+pytest-django reads the settings: by then the addresses must stand in the environment. Every process that
+runs tests has its own: with pytest-xdist each worker starts its servers, and the process that only hands
+out tests starts none. With MONGODB_URI or REDIS_URL set, the tests use those servers instead, each process
+in a database of its own.
 """
 
 import os
@@ -12,6 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
@@ -19,18 +21,25 @@ from payflow.stack.embedded import embedded_servers, free_port
 from payflow.stack.errors import StackError
 from payflow.stack.paths import read_dotenv
 
-TEST_SETTINGS = {"PAYFLOW_ENV": "test", "MONGODB_DATABASE": "payflow_test"}
-
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config) -> Iterator[None]:
     read_dotenv()
-    os.environ.update(TEST_SETTINGS)
-    if not (os.environ.get("MONGODB_URI") and os.environ.get("REDIS_URL")):
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    os.environ.update({"PAYFLOW_ENV": "test", "MONGODB_DATABASE": f"payflow_test{worker}"})
+    if os.environ.get("MONGODB_URI") and os.environ.get("REDIS_URL"):
+        if worker:
+            os.environ["REDIS_URL"] = _redis_of_worker(os.environ["REDIS_URL"], int(worker.lstrip("gw")))
+    elif worker or not early_config.known_args_namespace.numprocesses:
         cleanup = ExitStack()
         early_config.add_cleanup(cleanup.close)
         _start_servers(cleanup)
     yield
+
+
+def _redis_of_worker(url: str, number: int) -> str:
+    """Return the address of a database that no other worker uses; a Redis has 16 unless told otherwise."""
+    return urlunsplit(urlsplit(url)._replace(path=f"/{number + 1}"))
 
 
 def _start_servers(cleanup: ExitStack) -> None:

@@ -13,7 +13,8 @@ import requests
 from payflow.stack.stack import Stack
 from tests.chaos.people import Person, eventually
 
-pytestmark = pytest.mark.usefixtures("audited")
+# One process runs them all: the stack they share is heavy.
+pytestmark = [pytest.mark.usefixtures("audited"), pytest.mark.xdist_group("stack")]
 NEEDS_MONGODB = ["/wallets", "/wallets/me", "/wallets/me/history", "/transactions", "/transactions/txn_1"]
 
 

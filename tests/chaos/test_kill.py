@@ -11,7 +11,8 @@ from payflow.crashpoints import Action
 from payflow.stack.stack import Stack
 from tests.chaos.people import Person, eventually
 
-pytestmark = pytest.mark.usefixtures("audited")
+# One process runs them all: the stack they share is heavy.
+pytestmark = [pytest.mark.usefixtures("audited"), pytest.mark.xdist_group("stack")]
 
 
 @pytest.mark.parametrize(
