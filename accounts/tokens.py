@@ -1,7 +1,7 @@
 """Access and refresh tokens (JWT, RFC 7519) and the caller that an access token stands for.
 
-What must stay true: a token is accepted only with our algorithm, key, issuer, audience and its own type;
-nothing else about a caller is believed.
+What must stay true: a token is accepted only with our algorithm, key, issuer, audience and its own type, and
+only within its time, give or take JWT_LEEWAY_SECONDS; nothing else about a caller is believed.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from rest_framework_simplejwt.tokens import Token
 
 from accounts.errors import TokenExpired
 from accounts.models import User
+from accounts.signing_keys import Keyring, keyring
 from payflow.errors import NotAuthenticated
 
 TOKEN_LENGTH_MAX = 2_048
@@ -24,6 +25,10 @@ _TEXT_CLAIMS = ("sub", "fam", "jti")
 
 class _SessionToken(Token):
     """A token of one user's session; `fam` is the session's family of refresh tokens."""
+
+    def get_token_backend(self) -> Keyring:
+        """Return what signs and verifies."""
+        return keyring()
 
     def verify(self) -> None:
         """Check what the signature cannot vouch for. Raises TokenError."""
@@ -120,7 +125,7 @@ TokenType = TypeVar("TokenType", bound=_SessionToken)
 
 
 def _read(kind: type[TokenType], encoded: str) -> TokenType:
-    if len(encoded) > TOKEN_LENGTH_MAX:
+    if len(encoded) > TOKEN_LENGTH_MAX or not encoded.isascii():
         raise NotAuthenticated("The token is not valid.")
     try:
         return kind(encoded)  # type: ignore[arg-type]  # the parent's annotation is wrong

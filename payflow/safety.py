@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 
 from django.core.exceptions import ImproperlyConfigured
 
@@ -44,9 +45,11 @@ def refuse_unsafe_production(
 ) -> None:
     """Raise ImproperlyConfigured with every reason at once, so that one restart is enough."""
     reasons = [f"{name} {fault}" for name, value in secrets.items() if (fault := _fault_of_secret(value))]
-    given = [value for value in secrets.values() if value]
-    if len(set(given)) < len(given):
-        reasons.append(f"{' and '.join(secrets)} are the same")
+    reasons += [
+        f"{one} and {other} are the same"
+        for (one, value), (other, same) in combinations(secrets.items(), 2)
+        if value and value == same
+    ]
     if receipt_keys_fault:
         reasons.append(f"RECEIPT_SIGNING_KEYS {receipt_keys_fault}")
     reasons += [f"{name} is not set" for name, value in addresses.items() if not value]

@@ -50,6 +50,11 @@ SECRET_KEY_FALLBACKS = env.list("DJANGO_SECRET_KEY_FALLBACKS", default=[])
 JWT_SIGNING_KEY = env.str(
     "JWT_SIGNING_KEY", default="" if IS_PRODUCTION else safety.DEVELOPMENT_SECRET + "-jwt"
 )
+# Keys that verify tokens and sign none: the former ones, and the next one (docs/operations.md).
+JWT_SIGNING_KEY_FALLBACKS = env.list("JWT_SIGNING_KEY_FALLBACKS", default=[])
+# How far the clocks of our machines may differ.
+JWT_LEEWAY_SECONDS = env.int("JWT_LEEWAY_SECONDS", default=5)
+safety.refuse_out_of_range([("JWT_LEEWAY_SECONDS", JWT_LEEWAY_SECONDS, 0, 60)])
 
 # --- Receipts ---------------------------------------------------------------------------------------------
 
@@ -98,7 +103,11 @@ REDIS_SPARED_SECONDS = env.float("REDIS_SPARED_SECONDS", default=1.0)
 
 if IS_PRODUCTION:
     safety.refuse_unsafe_production(
-        secrets={"DJANGO_SECRET_KEY": SECRET_KEY, "JWT_SIGNING_KEY": JWT_SIGNING_KEY},
+        secrets={
+            "DJANGO_SECRET_KEY": SECRET_KEY,
+            "JWT_SIGNING_KEY": JWT_SIGNING_KEY,
+            **{f"JWT_SIGNING_KEY_FALLBACKS ({n})": k for n, k in enumerate(JWT_SIGNING_KEY_FALLBACKS, 1)},
+        },
         receipt_keys_fault=_RECEIPT_KEYS_FAULT,
         addresses={"MONGODB_URI": MONGODB_URI, "REDIS_URL": REDIS_URL},
         allowed_hosts=env.list("ALLOWED_HOSTS", default=[]),

@@ -7,7 +7,6 @@ from datetime import timedelta
 from payflow.settings.base import (
     BASE_DIR,
     IS_PRODUCTION,
-    JWT_SIGNING_KEY,
     MONGODB_DATABASE,
     MONGODB_OPTIONS,
     MONGODB_URI,
@@ -135,9 +134,8 @@ AUTH_PASSWORD_VALIDATORS = [
 ]
 SESSIONS_PER_USER_MAX = env.int("SESSIONS_PER_USER_MAX", default=50)
 
+# Keys and algorithm are those of accounts/signing_keys.py.
 SIMPLE_JWT = {
-    "ALGORITHM": "HS256",
-    "SIGNING_KEY": JWT_SIGNING_KEY,
     "ISSUER": "payflow",
     "AUDIENCE": "payflow",
     "ACCESS_TOKEN_LIFETIME": timedelta(minutes=15),

@@ -13,6 +13,7 @@ from typing import Any
 import jwt
 import pytest
 from django.conf import settings
+from django.contrib.auth.hashers import Argon2PasswordHasher, make_password
 
 from accounts import services
 from accounts.models import User
@@ -175,6 +176,37 @@ def test_an_unknown_email_a_wrong_password_and_an_inactive_user_answer_alike() -
     assert answers[0] == answers[1] == answers[2]
 
 
+@pytest.mark.parametrize(
+    ("stored", "password", "status"),
+    [
+        (None, PASSWORD, 401),
+        ({}, "wrong", 401),
+        ({}, PASSWORD, 200),
+        ({"is_active": False}, PASSWORD, 401),
+        ({"is_active": False}, "wrong", 401),
+        ({"password": make_password(None)}, PASSWORD, 401),
+        ({"password": ""}, PASSWORD, 401),
+    ],
+    ids=["nobody", "wrong", "right", "inactive", "inactive and wrong", "no password", "empty password"],
+)
+def test_a_login_hashes_once_whoever_it_is(
+    monkeypatch: pytest.MonkeyPatch, stored: dict[str, Any] | None, password: str, status: int
+) -> None:
+    if stored is not None:
+        UserFactory(email="alice@example.com", **stored)
+    hashed: list[str] = []
+    for name in ("encode", "verify"):
+        once = getattr(Argon2PasswordHasher, name)
+
+        def counted(self: Any, *given: str, once: Any = once) -> Any:
+            hashed.append("once")
+            return once(self, *given)
+
+        monkeypatch.setattr(Argon2PasswordHasher, name, counted)
+    response = post("/auth/login", {"email": "alice@example.com", "password": password})
+    assert (response.status_code, len(hashed)) == (status, 1)
+
+
 def test_a_wrong_current_password_changes_nothing() -> None:
     access = register()["access"]
     before = everything_stored()
@@ -242,11 +274,13 @@ def test_a_user_without_a_wallet_gets_one_by_asking_who_they_are() -> None:
 
 
 def forged(like: str, *, key: str | None = None, algorithm: str = "HS256", **claims: Any) -> str:
-    """`like` with other claims, key or algorithm; a claim of None is left out."""
+    """`like` with other claims, key or algorithm, under the name of our key; a claim of None is left out."""
     payload = {**jwt.decode(like, options={"verify_signature": False}), **claims}
     payload = {name: value for name, value in payload.items() if value is not None}
-    signing_key = "" if algorithm == "none" else key or settings.SIMPLE_JWT["SIGNING_KEY"]
-    return jwt.encode(payload, signing_key, algorithm=algorithm)
+    signing_key = "" if algorithm == "none" else key or settings.JWT_SIGNING_KEY
+    return jwt.encode(
+        payload, signing_key, algorithm, headers=jwt.get_unverified_header(like) | {"alg": algorithm}
+    )
 
 
 WRONG_TOKENS: dict[str, tuple[Callable[[str], str], str]] = {
@@ -257,7 +291,7 @@ WRONG_TOKENS: dict[str, tuple[Callable[[str], str], str]] = {
     "another audience": (lambda token: forged(token, aud="elsewhere"), "not_authenticated"),
     "another issuer": (lambda token: forged(token, iss="elsewhere"), "not_authenticated"),
     "no user": (lambda token: forged(token, sub=None), "not_authenticated"),
-    "expired": (lambda token: forged(token, exp=int(time.time()) - 1), "token_expired"),
+    "expired": (lambda token: forged(token, exp=int(time.time()) - 60), "token_expired"),
     "expired and forged": (lambda token: forged(token, exp=1, key="k" * 64), "not_authenticated"),
     "cut off": (lambda token: token[:-2], "not_authenticated"),
     "words": (lambda token: "let me in", "not_authenticated"),

@@ -59,6 +59,21 @@ UNSAFE: list[tuple[dict[str, str | None], str]] = [
     ({"JWT_SIGNING_KEY": "s3cr3t"}, "JWT_SIGNING_KEY is shorter than 32 characters"),
     ({"JWT_SIGNING_KEY": PUBLISHED + "-jwt"}, "JWT_SIGNING_KEY is the published development value"),
     ({"JWT_SIGNING_KEY": SECRET}, "DJANGO_SECRET_KEY and JWT_SIGNING_KEY are the same"),
+    ({"JWT_SIGNING_KEY_FALLBACKS": "s3cr3t"}, "FALLBACKS (1) is shorter than 32 characters"),
+    (
+        {"JWT_SIGNING_KEY_FALLBACKS": f"{'s3cr3t-' * 6},{PUBLISHED}-jwt"},
+        "JWT_SIGNING_KEY_FALLBACKS (2) is the published development value",
+    ),
+    (
+        {"JWT_SIGNING_KEY_FALLBACKS": OTHER_SECRET},
+        "JWT_SIGNING_KEY and JWT_SIGNING_KEY_FALLBACKS (1) are the same",
+    ),
+    (
+        {"JWT_SIGNING_KEY_FALLBACKS": SECRET},
+        "DJANGO_SECRET_KEY and JWT_SIGNING_KEY_FALLBACKS (1) are the same",
+    ),
+    ({"JWT_LEEWAY_SECONDS": "61"}, "JWT_LEEWAY_SECONDS must be from 0 to 60"),
+    ({"JWT_LEEWAY_SECONDS": "-1"}, "JWT_LEEWAY_SECONDS must be from 0 to 60"),
     ({"MONGODB_URI": None}, "MONGODB_URI is not set"),
     ({"REDIS_URL": None}, "REDIS_URL is not set"),
     ({"PAYFLOW_DEBUG": "true"}, "PAYFLOW_DEBUG is on"),
