@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -46,6 +46,25 @@ def require_active(*, user_id: str) -> User:
 def find_user_by_email(*, email: str) -> User | None:
     """Return the user with this email in any case, active or not. One indexed query. Raises Transient."""
     return _find({"email": UserManager.normalize_email(email)})
+
+
+def find_active_ids(*, user_ids: Iterable[str]) -> set[str]:
+    """Return those of the ids that belong to active users. One indexed query. Raises Transient."""
+    possible = [ObjectId(user_id) for user_id in user_ids if _USER_ID.fullmatch(user_id)]
+    return {str(row["_id"]) for row in _find_rows({"_id": {"$in": possible}})}
+
+
+def find_active_ids_by_email(*, emails: Iterable[str]) -> dict[str, str]:
+    """Return the ids of active users by email, as it was given. One indexed query. Raises Transient."""
+    given = {email: UserManager.normalize_email(email) for email in emails}
+    ids = {row["email"]: str(row["_id"]) for row in _find_rows({"email": {"$in": [*set(given.values())]}})}
+    return {email: ids[normal] for email, normal in given.items() if normal in ids}
+
+
+def _find_rows(query: dict[str, Any]) -> list[dict[str, Any]]:
+    with mongodb.unavailable_is_transient():
+        users = mongoengine.get_db()[User._meta.db_table]
+        return [row for row in users.find(query, ("email", "is_active")) if row.get("is_active")]
 
 
 def _find(equal: dict[str, Any]) -> User | None:

@@ -25,6 +25,10 @@ class Transaction(Document):
     amount_minor = LongField(required=True)
     currency = StringField(required=True)
     description = StringField()
+    # The sender's own name for it. Absent, not null, where there is none.
+    reference = StringField()
+    # The batch that it was asked for with, if any.
+    batch_id = StringField()
     status = StringField(required=True)
     # CREDIT or REFUND; set once, by an update that requires it unset, and never changed.
     settlement = StringField()
@@ -63,8 +67,58 @@ class Transaction(Document):
                 "unique": True,
                 "partialFilterExpression": {"idempotency_key": {"$type": "string"}},
             },
+            # A sender's reference names one transfer, for ever: who sends an invoice's payment again under
+            # another key, or in two batches at once, pays it once.
+            {
+                "fields": ["sender_id", "reference"],
+                "unique": True,
+                "partialFilterExpression": {"reference": {"$type": "string"}},
+            },
+            # What came of a batch, and its pages. Sparse: most transactions are in none.
+            {"fields": ["batch_id"], "sparse": True},
         ],
     }
 
     def __str__(self) -> str:
         return f"{self.id} {self.status}"
+
+
+class TransferBatch(Document):
+    """What one request with many transfers asked for, and what was decided about each of them.
+
+    `transfers/batches.py` says how it is written.
+    """
+
+    id = StringField(primary_key=True)
+    sender_id = StringField(required=True)
+    created_at = DateTimeField(required=True)
+    correlation_id = StringField()
+    size = IntField(required=True)
+    # How many of them became no transaction; known once `due_at` is gone.
+    refused = IntField(required=True)
+    # One for each transfer, in order: what its transaction is made from, or {problem}.
+    items = ListField(DictField())
+    # When recovery looks at it next; absent once every transaction is written down.
+    due_at = DateTimeField()
+    attempts = IntField(default=0)
+    # The caller's key and a digest of what it asked for with it.
+    idempotency_key = StringField()
+    fingerprint = StringField()
+
+    meta = {
+        "collection": "transfer_batches",
+        "auto_create_index": False,
+        "indexes": [
+            # Recovery's work list. Sparse: finished batches are not in it.
+            {"fields": ["due_at"], "sparse": True},
+            # A key moves money once, whatever Redis remembers.
+            {
+                "fields": ["sender_id", "idempotency_key"],
+                "unique": True,
+                "partialFilterExpression": {"idempotency_key": {"$type": "string"}},
+            },
+        ],
+    }
+
+    def __str__(self) -> str:
+        return f"{self.id} of {self.size}"

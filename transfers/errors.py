@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from payflow.errors import NotFound, Refused, Transient
+from payflow.errors import AlreadyExists, NotFound, Refused, Transient
 
 
 class SelfTransfer(Refused):
@@ -27,10 +27,33 @@ class CurrencyMismatch(Refused):
     title = "Currency mismatch"
 
 
+class ReferenceUsed(AlreadyExists):
+    """The sender has named another transfer by this reference."""
+
+    title = "Reference already used"
+
+    def __init__(self, reference: str) -> None:
+        super().__init__(f"You have a transfer with the reference {reference} already.", field="reference")
+
+
+class BatchNotFound(NotFound):
+    """No such batch, or not one of the caller's."""
+
+    title = "Batch not found"
+
+
 class TransactionNotFound(NotFound):
     """No such transaction, or not one that the caller is a party to."""
 
     title = "Transaction not found"
+
+
+class NotSettled(Refused):
+    """The transaction has not ended yet."""
+
+    code = "not_settled"
+    status = 409
+    title = "Not settled"
 
 
 class HasEnded(Refused):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from typing import Any
 
@@ -20,6 +21,7 @@ from transfers.selectors import Direction
 from transfers.states import Status
 
 DESCRIPTION_LENGTH_MAX = 140
+_REFERENCE = re.compile(r"[A-Za-z0-9._:/-]{1,64}", re.ASCII)
 # Unicode general categories: controls, surrogates, line and paragraph separators.
 _REFUSED_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
 # Embeddings, overrides and isolates reorder whatever follows them (Unicode Technical Report 36, 2.5).
@@ -48,6 +50,24 @@ class DescriptionField(StrictCharField):
         return text
 
 
+class SenderReferenceField(StrictCharField):
+    """The sender's own name for a transfer, kept exactly: an invoice number, a payroll line."""
+
+    default_error_messages = {
+        "invalid_reference": "A reference is 1 to 64 characters of A-Z, a-z, 0-9 and . _ : / -."
+    }
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(required=False, trim_whitespace=False, **kwargs)
+
+    def to_internal_value(self, data: Any) -> str:
+        """Return the reference."""
+        reference = super().to_internal_value(data)
+        if not _REFERENCE.fullmatch(reference):
+            self.fail("invalid_reference")
+        return reference
+
+
 class StartTransaction(StrictSerializer):
     """POST /transactions; adds `amount_minor`."""
 
@@ -56,6 +76,7 @@ class StartTransaction(StrictSerializer):
     amount = RawAmountField()
     currency = CurrencyField(default=settings.DEFAULT_CURRENCY)
     description = DescriptionField()
+    reference = SenderReferenceField()
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         """Require exactly one receiver; read the amount in the currency's minor units."""

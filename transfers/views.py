@@ -24,6 +24,7 @@ from payflow.errors import Transient
 from transfers import inbox, issuing, selectors, services, states, tasks
 from transfers.body import as_initiated, transaction_body
 from transfers.errors import TransactionNotFound
+from transfers.parties import TransferRequest
 from transfers.receipts import Reader
 from transfers.selectors import Direction
 from transfers.serializers import ListQuery, StartTransaction
@@ -36,6 +37,7 @@ class TransactionViewSet(ApiViewSet):
     """Transfers that the caller is a party to."""
 
     authentication_classes = (WalletGuardedAuthentication,)
+    lasting_keys = frozenset({"create"})
 
     def create(self, request: Request) -> Response:
         """POST /transactions: write it down, start its saga, answer."""
@@ -43,7 +45,7 @@ class TransactionViewSet(ApiViewSet):
         wanted = StartTransaction(data=request.data)
         wanted.is_valid(raise_exception=True)
         asked = _transfer_request(request.user.id, wanted.validated_data)
-        digest = services.Key(key, idempotency.fingerprint(asdict(asked))) if key else None
+        digest = services.Key(key, idempotency.fingerprint(_named(asked))) if key else None
         started = services.start_transaction(request=asked, key=digest)
         if not started.replayed:
             _set_going(started.row["_id"])
@@ -98,15 +100,22 @@ def _find_visible(request: Request, transaction_id: str) -> tuple[dict[str, Any]
     raise TransactionNotFound("There is no such transaction.")
 
 
-def _transfer_request(sender_id: str, asked: dict[str, Any]) -> services.TransferRequest:
-    return services.TransferRequest(
+def _transfer_request(sender_id: str, asked: dict[str, Any]) -> TransferRequest:
+    return TransferRequest(
         sender_id=sender_id,
         receiver_id=asked.get("receiver_id"),
         receiver_email=asked.get("receiver_email"),
         amount_minor=asked["amount_minor"],
         currency=asked["currency"],
         description=asked["description"],
+        reference=asked.get("reference"),
     )
+
+
+def _named(asked: TransferRequest) -> dict[str, Any]:
+    """Return what was asked for. Without a reference it is what it was when there were none: keys last."""
+    named = asdict(asked)
+    return named if asked.reference is not None else {k: v for k, v in named.items() if k != "reference"}
 
 
 def _set_going(transaction_id: str) -> None:

@@ -58,10 +58,12 @@ def find_wallets_by_id(*, wallet_ids: Iterable[str]) -> dict[str, WalletRow]:
     return {row.id: row for row in _find_rows({"_id": {"$in": list(wallet_ids)}})}
 
 
-def find_wallets_of(*, user_ids: Iterable[str], currency: str) -> dict[str, WalletRow]:
-    """Return the wallets of several users in one currency, by user id."""
-    query = {"user_id": {"$in": list(user_ids)}, "currency": currency}
-    return {row.user_id: row for row in _find_rows(query)}
+def find_wallets_of(
+    *, user_ids: Iterable[str], currencies: Iterable[str]
+) -> dict[tuple[str, str], WalletRow]:
+    """Return the wallets of several users in some currencies, by user id and currency."""
+    query = {"user_id": {"$in": list(user_ids)}, "currency": {"$in": list(currencies)}}
+    return {(row.user_id, row.currency): row for row in _find_rows(query)}
 
 
 def _find_rows(query: dict[str, Any]) -> list[WalletRow]:

@@ -18,8 +18,8 @@ from wallets import services as wallets
 
 REPLAYED, APPLIED = "Idempotent-Replayed", "Preference-Applied"
 FIELDS = {
-    "id", "sender_id", "receiver_id", "amount", "currency", "status", "description", "failure", "history",
-    "initiated_at", "completed_at",
+    "id", "sender_id", "receiver_id", "amount", "currency", "status", "description", "reference", "failure",
+    "history", "initiated_at", "completed_at",
 }  # fmt: skip
 ENDED = ["INITIATED", "DEBITED", "CREDITED", "COMPLETED"]
 
@@ -60,7 +60,8 @@ def test_answers_with_the_transaction_as_it_was_written_down(anna: Party, bob: P
     assert body["id"].startswith("txn_")
     assert body == {
         **body, "sender_id": anna.id, "receiver_id": bob.id, "amount": "10.50", "currency": "USD",
-        "status": "INITIATED", "description": "Lunch", "failure": None, "completed_at": None,
+        "status": "INITIATED", "description": "Lunch", "reference": None, "failure": None,
+        "completed_at": None,
         "history": [{"status": "INITIATED", "at": body["initiated_at"], "reason": None}],
     }  # fmt: skip
     assert response["Location"] == f"/transactions/{body['id']}"

@@ -14,7 +14,7 @@ from payflow.mongodb import collection
 from tests.load import windows
 from tests.load.load import LoadError
 from tests.load.target import SETTLE_SECONDS_MAX, Target, ended_since, settle
-from transfers import inbox, services, tasks
+from transfers import inbox, parties, services, tasks
 from transfers.documents import Transaction
 from wallets import selectors as wallets
 
@@ -51,10 +51,9 @@ def _write_down(user_ids: list[str], count: int) -> list[str]:
     Recovery is kept away from them: what it would do to a queue this long is not what is measured here.
     """
     currency = settings.DEFAULT_CURRENCY
-    wallet_of = {
-        owner: w.id for owner, w in wallets.find_wallets_of(user_ids=user_ids, currency=currency).items()
-    }
-    wish = services.TransferRequest(user_ids[0], user_ids[1], None, 1, currency, "")
+    found = wallets.find_wallets_of(user_ids=user_ids, currencies=[currency])
+    wallet_of = {owner: wallet.id for (owner, _), wallet in found.items()}
+    wish = parties.TransferRequest(user_ids[0], user_ids[1], None, 1, currency, "")
     pattern = services.start_transaction(request=wish, key=None).row
     due_at = clock.now() + timedelta(seconds=SETTLE_SECONDS_MAX)
     collection(Transaction).update_one({"_id": pattern["_id"]}, {"$set": {"due_at": due_at}})

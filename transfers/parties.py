@@ -1,0 +1,118 @@
+"""Who takes part in a transfer: the rules for a single request and for each of a batch.
+
+What must stay true: there is one set of rules. `load` reads what any number of requests need to know, in at
+most three queries; `decide` is pure and sees nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from django.conf import settings
+
+from accounts import selectors as accounts
+from payflow.errors import NotAuthenticated
+from transfers.errors import CurrencyMismatch, ReceiverNotFound, SelfTransfer
+from wallets import selectors as wallets
+from wallets import services as wallet_services
+from wallets.errors import WalletClosed
+from wallets.selectors import WalletRow
+
+
+@dataclass(frozen=True, slots=True)
+class TransferRequest:
+    """What a sender asks for; exactly one of `receiver_id` and `receiver_email` is set.
+
+    `reference` is the sender's own name for it, which they can use only once.
+    """
+
+    sender_id: str
+    receiver_id: str | None
+    receiver_email: str | None
+    amount_minor: int
+    currency: str
+    description: str
+    reference: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Parties:
+    """Who is paid, and the wallets between which the money moves."""
+
+    receiver_id: str
+    sender_wallet_id: str
+    receiver_wallet_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is stored about those whom requests name."""
+
+    # Active users only, by the email as it was given.
+    ids_by_email: Mapping[str, str]
+    # Users who are active, as far as their wallets do not say it.
+    active: frozenset[str]
+    # By user and currency.
+    wallets: Mapping[tuple[str, str], WalletRow]
+
+
+def load(sender_id: str, requests: Iterable[TransferRequest]) -> Facts:
+    """Read what deciding on requests of one sender takes. Raises NotAuthenticated, Transient.
+
+    A sender or a receiver named by id who has an active wallet needs no further look: a user is deactivated
+    only after their wallets are frozen. A wallet in the default currency that registration missed is opened.
+    """
+    requests = list(requests)
+    emails = {request.receiver_email for request in requests if request.receiver_email is not None}
+    ids_by_email = accounts.find_active_ids_by_email(emails=emails) if emails else {}
+    receivers = [(receiver_of(request, ids_by_email), request.currency) for request in requests]
+    sides = {(id_, currency) for id_, currency in receivers if id_ is not None and id_ != sender_id}
+    sides |= {(sender_id, currency) for _, currency in sides}
+    if not sides:
+        return Facts(ids_by_email, frozenset(), {})
+    user_ids, currencies = map(set, zip(*sides, strict=True))
+    found = wallets.find_wallets_of(user_ids=user_ids, currencies=currencies)
+    active = set(ids_by_email.values())
+    doubtful = {side[0] for side in sides if not _takes_money(found.get(side))} - active
+    active |= accounts.find_active_ids(user_ids=doubtful) if doubtful else set()
+    if sender_id in doubtful - active:
+        raise NotAuthenticated("This account cannot be used.")
+    for user_id, currency in sides - found.keys():
+        if currency == settings.DEFAULT_CURRENCY and user_id in active:
+            wallet = wallet_services.ensure_wallet(user_id=user_id, currency=currency)
+            found[user_id, currency] = WalletRow(wallet.id, user_id, currency, wallet.status)
+    return Facts(ids_by_email, frozenset(active), found)
+
+
+def receiver_of(request: TransferRequest, ids_by_email: Mapping[str, str]) -> str | None:
+    """Return the receiver's id, of which it may still turn out that it is nobody's. Pure."""
+    if request.receiver_id is not None:
+        return request.receiver_id
+    return ids_by_email.get(request.receiver_email or "")
+
+
+def decide(request: TransferRequest, facts: Facts) -> Parties:
+    """Return who takes part. Pure.
+
+    Raises SelfTransfer, ReceiverNotFound, CurrencyMismatch, WalletClosed.
+    """
+    field = "receiver_id" if request.receiver_id is not None else "receiver_email"
+    receiver_id = receiver_of(request, facts.ids_by_email)
+    if receiver_id == request.sender_id:
+        raise SelfTransfer("Sender and receiver must be two different users.", field=field)
+    own = facts.wallets.get((request.sender_id, request.currency))
+    other = facts.wallets.get((receiver_id, request.currency)) if receiver_id else None
+    if receiver_id is None or not (_takes_money(other) or receiver_id in facts.active):
+        raise ReceiverNotFound("Nobody who can receive money is known by this.", field=field)
+    if own is None or other is None:
+        whose = "You have" if own is None else "The receiver has"
+        raise CurrencyMismatch(f"{whose} no {request.currency} wallet.", field="currency")
+    for wallet, whose in ((own, "Your"), (other, "The receiver's")):
+        if not _takes_money(wallet):
+            raise WalletClosed(f"{whose} wallet is frozen or closed; no money can move in or out.")
+    return Parties(receiver_id, own.id, other.id)
+
+
+def _takes_money(wallet: WalletRow | None) -> bool:
+    return wallet is not None and wallets.is_active(wallet)
