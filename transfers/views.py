@@ -10,33 +10,40 @@ from django.conf import settings
 from django.http import HttpResponse
 from kombu.exceptions import OperationalError
 from redis import RedisError
+from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from accounts.authentication import WalletGuardedAuthentication
 from payflow import idempotency
 from payflow.api import prefer
+from payflow.api.describing import described
 from payflow.api.pages import page
-from payflow.api.problems import problem
+from payflow.api.problems import as_part, problem
 from payflow.api.viewsets import ApiViewSet
 from payflow.crashpoints import crash_point
 from payflow.errors import Transient
-from transfers import inbox, issuing, selectors, services, states, tasks
+from transfers import batches, inbox, issuing, schema, selectors, services, states, tasks
 from transfers.body import as_initiated, transaction_body
-from transfers.errors import TransactionNotFound
+from transfers.errors import BatchNotFound, TransactionNotFound
 from transfers.parties import TransferRequest
 from transfers.receipts import Reader
 from transfers.selectors import Direction
-from transfers.serializers import ListQuery, StartTransaction
+from transfers.serializers import ListQuery, StartBatch, StartTransaction
 from transfers.states import Status
 
 logger = logging.getLogger(__name__)
+# One for all: making one costs more than using it, and validating leaves nothing in it.
+_each_of_a_batch = StartTransaction()
+IDS_LOGGED_MAX = 20
 
 
+@described(schema.OPERATIONS)
 class TransactionViewSet(ApiViewSet):
     """Transfers that the caller is a party to."""
 
     authentication_classes = (WalletGuardedAuthentication,)
+    limits = {"create": "transactions"}
     lasting_keys = frozenset({"create"})
 
     def create(self, request: Request) -> Response:
@@ -48,7 +55,7 @@ class TransactionViewSet(ApiViewSet):
         digest = services.Key(key, idempotency.fingerprint(_named(asked))) if key else None
         started = services.start_transaction(request=asked, key=digest)
         if not started.replayed:
-            _set_going(started.row["_id"])
+            _set_going([started.row["_id"]])
         headers = {idempotency.REPLAYED_HEADER: "true"} if started.replayed else {}
         headers["Location"] = f"/transactions/{started.row['_id']}"
         row, waited = _wait(request, dict(as_initiated(started.row)))
@@ -64,6 +71,7 @@ class TransactionViewSet(ApiViewSet):
             limit=asked["limit"] + 1,
             status=Status(asked["status"]) if "status" in asked else None,
             direction=Direction(asked["direction"]) if "direction" in asked else None,
+            batch_id=asked.get("batch"),
             before_id=asked.get("cursor"),
         )
         return Response(page(rows, asked["limit"], key=lambda row: row["_id"], render=transaction_body))
@@ -78,14 +86,42 @@ class TransactionViewSet(ApiViewSet):
         """GET /transactions/{id}/receipt: a signed receipt, once the transaction has ended."""
         row, reader = _find_visible(request, pk)
         row, waited = _wait(request, row)
-        headers = {"Cache-Control": "private, no-store", **waited}
         if Status(row["status"]) not in states.TERMINAL:
             detail = "The transaction has not ended yet; its receipt comes with its end."
-            headers["Retry-After"] = "1"
-            return problem(status=409, code="not_settled", detail=detail, headers=headers)
+            again = {"Retry-After": "1", **waited}
+            return problem(status=409, code="not_settled", detail=detail, headers=again)
         keys, issuer = settings.RECEIPT_SIGNING_KEYS, settings.RECEIPT_ISSUER
         receipt = issuing.issue_receipt(row=row, reader=reader, keys=keys, issuer=issuer)
-        return Response(receipt, headers=headers)
+        return Response(receipt, headers=waited)
+
+
+class TransferBatchViewSet(ApiViewSet):
+    """Many transfers of the caller's, asked for at once."""
+
+    scopes = {"create": "transactions:write", "retrieve": "transactions:read"}
+    limits = {"create": "transactions"}
+    lasting_keys = frozenset({"create"})
+
+    def create(self, request: Request) -> Response:
+        """POST /transactions/batch: write all of them down, start their saga, answer."""
+        key = idempotency.key_of(request)
+        wanted = StartBatch(data=request.data)
+        wanted.is_valid(raise_exception=True)
+        digest = services.Key(key, idempotency.fingerprint(request.data)) if key else None
+        wishes = [_wish(request.user.id, transfer) for transfer in wanted.validated_data["transfers"]]
+        started = batches.start_batch(sender_id=request.user.id, wishes=wishes, key=digest)
+        if started.transaction_ids:
+            _set_going(started.transaction_ids)
+        headers = {idempotency.REPLAYED_HEADER: "true"} if started.replayed else {}
+        headers["Location"] = f"/transactions/batch/{started.row['_id']}"
+        return Response(batches.batch_body(started.row), status=201, headers=headers)
+
+    def retrieve(self, request: Request, pk: str) -> Response:
+        """GET /transactions/batch/{id}: what came of it, for its sender and staff."""
+        batch = selectors.find_batch(batch_id=pk)
+        if batch is None or not (request.user.id == batch["sender_id"] or request.user.is_staff):
+            raise BatchNotFound("There is no such batch.")
+        return Response(batches.summary_body(batch, selectors.count_outcomes(batch_id=pk)))
 
 
 def _find_visible(request: Request, transaction_id: str) -> tuple[dict[str, Any], Reader]:
@@ -98,6 +134,14 @@ def _find_visible(request: Request, transaction_id: str) -> tuple[dict[str, Any]
     if row and request.user.is_staff:
         return row, Reader.STAFF
     raise TransactionNotFound("There is no such transaction.")
+
+
+def _wish(sender_id: str, transfer: Any) -> TransferRequest | dict[str, Any]:
+    """Return what one transfer of a batch asks for, or the problem with it."""
+    try:
+        return _transfer_request(sender_id, _each_of_a_batch.run_validation(transfer))
+    except ValidationError as error:
+        return as_part(error)
 
 
 def _transfer_request(sender_id: str, asked: dict[str, Any]) -> TransferRequest:
@@ -118,18 +162,20 @@ def _named(asked: TransferRequest) -> dict[str, Any]:
     return named if asked.reference is not None else {k: v for k, v in named.items() if k != "reference"}
 
 
-def _set_going(transaction_id: str) -> None:
-    """Put the transaction into the inbox, and start a chain if nobody has. Redis may be down: it is written
-    down already, and recovery starts it later."""
+def _set_going(transaction_ids: list[str]) -> None:
+    """Put transactions into the inbox, and start a chain if nobody has. Redis may be down: they are written
+    down already, and recovery starts them later."""
     crash_point("start.inserted")
     try:
-        was_empty = inbox.push([transaction_id])
+        was_empty = inbox.push(transaction_ids)
         crash_point("start.pushed")
         if was_empty:
             tasks.start_saga()
             crash_point("start.published")
     except (Transient, OperationalError, RedisError):
-        logger.warning("saga not started; recovery will", extra={"transaction_id": transaction_id})
+        logger.warning(
+            "saga not started; recovery will", extra={"transaction_ids": transaction_ids[:IDS_LOGGED_MAX]}
+        )
 
 
 def _read_again(row: dict[str, Any]) -> dict[str, Any]:
