@@ -13,6 +13,7 @@ from rest_framework import serializers
 from ledger.monitor import Report
 from ledger.simulation import MILLION, FailureType, Simulation
 from payflow import clock
+from payflow.api.describing import TIME
 from payflow.api.fields import StrictCharField, StrictSerializer
 
 INVARIANTS = ("L1", "L2", "L3", "L4", "L5", "L6", "L7")
@@ -24,6 +25,7 @@ _RATE_STEP = Decimal(1) / MILLION
 class FlagField(serializers.Field):
     """JSON's true or false: words and numbers are not quietly converted."""
 
+    json_schema = {"type": "boolean"}
     default_error_messages = {"invalid": "Must be true or false."}
 
     def to_internal_value(self, data: Any) -> bool:
@@ -36,6 +38,12 @@ class FlagField(serializers.Field):
 class RateField(serializers.Field):
     """A share from 0 to 1, as a JSON number of at most six decimal places."""
 
+    json_schema = {
+        "type": "number",
+        "minimum": 0,
+        "maximum": 1,
+        "description": "A share from 0 to 1, of at most six decimal places.",
+    }
     default_error_messages = {
         "invalid": "A number is required.",
         "out_of_range": "The rate lies between 0 and 1.",
@@ -58,6 +66,7 @@ class RateField(serializers.Field):
 class TransactionIdField(StrictCharField):
     """The id of a transaction, which need not exist yet."""
 
+    json_schema = {"type": "string", "pattern": f"^{_TRANSACTION_ID.pattern}$"}
     default_error_messages = {"invalid_id": "This cannot be the id of a transaction."}
 
     def to_internal_value(self, data: Any) -> str:
@@ -66,6 +75,12 @@ class TransactionIdField(StrictCharField):
         if not _TRANSACTION_ID.fullmatch(text):
             self.fail("invalid_id")
         return text
+
+
+class MomentField(serializers.CharField):
+    """A time that is written down already."""
+
+    json_schema = TIME
 
 
 class SimulationInput(StrictSerializer):
@@ -124,7 +139,7 @@ class ViolationOutput(serializers.Serializer):
     wallet_id = serializers.CharField(allow_null=True)
     sequence = serializers.IntegerField(allow_null=True)
     transaction_id = serializers.CharField(allow_null=True)
-    found_at = serializers.CharField()
+    found_at = MomentField()
 
 
 class LagOutput(serializers.Serializer):
@@ -137,15 +152,15 @@ class LagOutput(serializers.Serializer):
 class HistoryOutput(serializers.Serializer):
     """The round that verifies all of the history anew."""
 
-    began_at = serializers.CharField(allow_null=True)
-    last_ended_at = serializers.CharField(allow_null=True)
+    began_at = MomentField(allow_null=True)
+    last_ended_at = MomentField(allow_null=True)
 
 
 class AuditOutput(serializers.Serializer):
     """The verdict of the continuous audit."""
 
     status = serializers.ChoiceField(choices=["CLEAN", "VIOLATED", "UNKNOWN"])
-    checked_at = serializers.CharField(allow_null=True)
+    checked_at = MomentField(allow_null=True)
     invariants = serializers.DictField(child=InvariantOutput())
     wallets_checked = serializers.IntegerField()
     entries_verified = serializers.IntegerField()

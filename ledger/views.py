@@ -5,47 +5,46 @@ from __future__ import annotations
 from typing import Any
 
 from django.conf import settings
-from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import extend_schema
 from rest_framework.permissions import AllowAny, IsAdminUser
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from ledger import monitor, simulation
+from ledger import monitor, schema, simulation
 from ledger.serializers import AuditOutput, NoInput, SimulationInput, SimulationOutput
+from payflow.api.describing import described
 from payflow.api.viewsets import ApiViewSet
 from payflow.errors import NotFound
 
-JWK_SET = "application/jwk-set+json"
 # Publish a new key this long before it signs, and nobody meets a key that a cache does not know.
 KEYS_MAX_AGE_SECONDS = 300
 
 
+@described(schema.KEYS_OPERATIONS)
 class KeysView(APIView):
     """The public keys of receipts, for everyone."""
 
     authentication_classes = ()
     permission_classes = (AllowAny,)
 
-    @extend_schema(responses={(200, JWK_SET): OpenApiTypes.OBJECT})
     def get(self, request: Request) -> Response:
         """GET /ledger/keys: a JWK set (RFC 7517)."""
         headers = {"Cache-Control": f"public, max-age={KEYS_MAX_AGE_SECONDS}"}
-        return Response(settings.RECEIPT_SIGNING_KEYS.as_jwks(), headers=headers, content_type=JWK_SET)
+        return Response(settings.RECEIPT_SIGNING_KEYS.as_jwks(), headers=headers, content_type=schema.JWK_SET)
 
 
+@described(schema.AUDIT)
 class AuditViewSet(ApiViewSet):
     """The continuous audit's verdict, for staff."""
 
     permission_classes = (IsAdminUser,)
 
-    @extend_schema(responses={200: AuditOutput})
     def retrieve(self, request: Request) -> Response:
         """GET /ledger/audit: the latest verdict on the invariants."""
         return Response(AuditOutput.of(monitor.latest()).data)
 
 
+@described(schema.SIMULATION)
 class SimulationViewSet(ApiViewSet):
     """The failure simulation. In production there is no such thing, whoever asks."""
 
@@ -57,12 +56,10 @@ class SimulationViewSet(ApiViewSet):
             raise NotFound("There is nothing at this address.")
         super().initial(request, *args, **kwargs)
 
-    @extend_schema(responses={200: SimulationOutput})
     def retrieve(self, request: Request) -> Response:
         """GET /ledger/simulation: what is simulated."""
         return Response(SimulationOutput(simulation.read()).data)
 
-    @extend_schema(request=SimulationInput, responses={200: SimulationOutput})
     def update(self, request: Request) -> Response:
         """POST /ledger/simulation: change what is given, keep the rest."""
         wanted = SimulationInput(data=request.data)
@@ -70,7 +67,6 @@ class SimulationViewSet(ApiViewSet):
         state = simulation.change(by=request.user.id, **wanted.validated_data)
         return Response(SimulationOutput(state).data)
 
-    @extend_schema(request=None, responses={200: SimulationOutput})
     def reset(self, request: Request) -> Response:
         """POST /ledger/simulation/reset: simulate nothing."""
         NoInput(data=request.data).is_valid(raise_exception=True)

@@ -13,7 +13,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from payflow import health, metrics
+from payflow import health, metrics, schema
+from payflow.api.describing import described
 from payflow.errors import NotAuthenticated, NotFound
 
 
@@ -22,9 +23,9 @@ class Public(APIView):
 
     authentication_classes = ()
     permission_classes = (AllowAny,)
-    schema = None
 
 
+@described(schema.ROOT)
 class Root(Public):
     """`GET /`: what this is and where to go."""
 
@@ -35,6 +36,7 @@ class Root(Public):
         return Response({"name": "PayFlow", "version": settings.VERSION, "links": links})
 
 
+@described(schema.READY)
 class Ready(Public):
     """`GET /health/ready`: send requests here only while this is 200."""
 
@@ -52,6 +54,7 @@ class Ready(Public):
         return {}
 
 
+@described(schema.HEALTH)
 class Health(Ready):
     """`GET /health`: each dependency, 503 if one is down; and how the work gets on."""
 
@@ -64,6 +67,7 @@ class Health(Ready):
         return {"status": "ok" if well else "degraded", **{name: r.facts for name, r in made.items()}}
 
 
+@described(schema.LIVE)
 class Live(Public):
     """`GET /health/live`: the process answers; restart it when this does not."""
 
@@ -72,6 +76,7 @@ class Live(Public):
         return Response({"status": "ok"})
 
 
+@described(schema.METRICS)
 class Metrics(Public):
     """`GET /metrics`: for Prometheus, which sends METRICS_TOKEN; in production there is no way in without."""
 

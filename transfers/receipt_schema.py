@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from ledger.chain import Contra, Kind
-from payflow.api.describing import HASH, MONEY, TIME, Model, nullable, record, text
-from payflow.api.fields import CURRENCY
+from payflow.api.describing import CURRENCY, HASH, MONEY, TIME, Model, nullable, record, text
 from transfers.receipts import SCHEMA, Reader
 from transfers.states import TERMINAL, Settlement
 
-MINOR = text("Minor units, as a decimal string: int64 does not fit every parser's numbers.", pattern=r"^-?\d+$")
+MINOR = text(
+    "Minor units, as a decimal string: int64 does not fit every parser's numbers.", pattern=r"^-?\d+$"
+)
 _KIND = text("What it did.", enum=[kind.value for kind in Kind])
 
 _TRANSACTION = record(

@@ -6,8 +6,19 @@ from typing import Any
 
 from drf_spectacular.extensions import OpenApiSerializerExtension
 
-from payflow.api.describing import MONEY, TIME, Answer, Link, Model, Operation, nullable, page_of, record, text
-from payflow.api.fields import CURRENCY
+from payflow.api.describing import (
+    CURRENCY,
+    MONEY,
+    TIME,
+    Answer,
+    Link,
+    Model,
+    Operation,
+    nullable,
+    page_of,
+    record,
+    text,
+)
 from transfers.errors import (
     CurrencyMismatch,
     NotSettled,
@@ -106,8 +117,8 @@ OPERATIONS = {
         tag=TAG,
         summary="Send money",
         description="Writes the transfer down and starts it. It goes on by itself: ask for it with "
-        "`getTransaction`, or let `Prefer: wait=5` hold the answer until it has ended. A balance that does not "
-        "cover it makes it FAILED, with `failure.code` `insufficient_balance`; nothing is taken then.",
+        "`getTransaction`, or let `Prefer: wait=5` hold the answer until it has ended. A balance that does "
+        "not cover it makes it FAILED, with `failure.code` `insufficient_balance`; nothing is taken then.",
         takes=StartTransaction,
         sends={
             "by email": {
@@ -173,8 +184,8 @@ OPERATIONS = {
         id="getReceipt",
         tag=TAG,
         summary="Get a signed receipt",
-        description="For its sender, its receiver and staff, once it has ended. Anyone can verify it offline with "
-        "the keys of `getReceiptKeys`.",
+        description="For its sender, its receiver and staff, once it has ended. Anyone can verify it "
+        "offline with the keys of `getReceiptKeys`.",
         path=_PATH,
         answers={200: Answer(description="The receipt and its signature.", body=RECEIPT)},
         refusals=[TransactionNotFound, NotSettled],

@@ -10,11 +10,12 @@ from rest_framework.response import Response
 from ledger import selectors as ledger
 from ledger.chain import Kind
 from payflow import clock, idempotency
+from payflow.api.describing import described
 from payflow.api.pages import page
 from payflow.api.viewsets import ApiViewSet
 from payflow.errors import PermissionRefused
 from payflow.money import format_amount
-from wallets import selectors, services
+from wallets import schema, selectors, services
 from wallets.errors import Declined, WalletNotFound
 from wallets.serializers import (
     BalanceQuery,
@@ -27,6 +28,7 @@ from wallets.serializers import (
 )
 
 
+@described(schema.OPERATIONS)
 class WalletViewSet(ApiViewSet):
     """A user's own wallets."""
 

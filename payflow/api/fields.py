@@ -9,6 +9,7 @@ from typing import Any
 from rest_framework import serializers
 
 from payflow import clock, money
+from payflow.api.describing import CURRENCY
 
 ID_PATTERN = "[A-Za-z0-9_.:-]{1,160}"
 
@@ -43,6 +44,7 @@ class StrictCharField(serializers.CharField):
 class CurrencyField(StrictCharField):
     """An ISO 4217 code that PayFlow handles, in capitals."""
 
+    json_schema = CURRENCY
     default_error_messages = {
         "unknown_currency": "This is not a currency PayFlow handles; use a code such as USD."
     }
@@ -62,6 +64,15 @@ class CurrencyField(StrictCharField):
 class RawAmountField(serializers.Field):
     """An amount as sent; it means something only beside its currency, so `in_minor_units` finishes it."""
 
+    # A pattern says something of strings only, and a limit of numbers only.
+    json_schema = {
+        "type": ["string", "number"],
+        "pattern": r"^(?!0+(\.0+)?$)[0-9]{1,40}(\.[0-9]{1,40})?$",
+        "exclusiveMinimum": 0,
+        "maximum": money.AMOUNT_MINOR_MAX,
+        "description": "Greater than zero and no finer than the currency. Strings keep every digit.",
+    }
+
     def to_internal_value(self, data: Any) -> Any:
         """Return the value untouched."""
         return data
@@ -80,6 +91,7 @@ def in_minor_units(amount: object, currency: str) -> int:
 class TimeField(serializers.DateTimeField):
     """A time with its offset (RFC 3339)."""
 
+    json_schema = {"type": "string", "format": "date-time"}
     default_error_messages = {
         "naive": "The time needs its offset, e.g. 2026-01-31T09:30:00Z.",
         "out_of_range": "The time must lie in the years 1 to 9999 of UTC.",

@@ -19,6 +19,11 @@ Row = TypeVar("Row")
 class CursorField(serializers.CharField):
     """The opaque `next` of an earlier page; `key_form` is what the key of a row looks like."""
 
+    json_schema = {
+        "type": "string",
+        "pattern": "^[A-Za-z0-9_-]+=*$",
+        "description": "The `next` of an earlier page, unchanged.",
+    }
     default_error_messages = {"invalid_cursor": "Use the value of `next` from an earlier page, unchanged."}
 
     def __init__(self, key_form: str, **kwargs: Any) -> None:
@@ -40,6 +45,13 @@ class CursorField(serializers.CharField):
 
 class LimitField(serializers.IntegerField):
     """How many rows a page holds, in plain digits."""
+
+    json_schema = {
+        "type": "integer",
+        "minimum": 1,
+        "maximum": LIMIT_MAX,
+        "description": "How many rows a page holds.",
+    }
 
     def __init__(self) -> None:
         super().__init__(min_value=1, max_value=LIMIT_MAX, default=LIMIT_DEFAULT)

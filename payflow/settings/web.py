@@ -11,7 +11,6 @@ from payflow.settings.base import (
     MONGODB_OPTIONS,
     MONGODB_URI,
     REDIS_URL,
-    VERSION,
     env,
 )
 
@@ -160,21 +159,8 @@ REST_FRAMEWORK = {
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
     "DEFAULT_PARSER_CLASSES": ["payflow.api.parsers.StrictJSONParser"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
-    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "DEFAULT_SCHEMA_CLASS": "payflow.api.schema.PayflowSchema",
     "EXCEPTION_HANDLER": "payflow.api.problems.handle_exception",
     "UNAUTHENTICATED_USER": None,
     "DEFAULT_CONTENT_NEGOTIATION_CLASS": "payflow.api.negotiation.AlwaysJSON",
-}
-
-SPECTACULAR_SETTINGS = {
-    "TITLE": "PayFlow",
-    "VERSION": VERSION,
-    "DESCRIPTION": "Moves money between wallets. Every answer can be checked against the ledger.",
-    "SERVE_PUBLIC": True,
-    "SERVE_AUTHENTICATION": [],
-    "SERVE_PERMISSIONS": ["rest_framework.permissions.AllowAny"],
-    "SERVE_INCLUDE_SCHEMA": False,
-    "SWAGGER_UI_DIST": "SIDECAR",
-    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
-    "REDOC_DIST": "SIDECAR",
 }

@@ -1,0 +1,224 @@
+"""Makes the OpenAPI document (3.1) from the views, their serializers and each app's `schema.py`.
+
+What must stay true: what holds for every endpoint (refusals, headers, security, idempotency keys, rate
+limits) is worked out here from the view itself, so that a new endpoint is documented with it and cannot say
+otherwise. An endpoint without a description is a warning, and `make lint` fails on warnings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import groupby
+from typing import Any
+
+from drf_spectacular.drainage import warn
+from drf_spectacular.openapi import AutoSchema
+from drf_spectacular.plumbing import ResolvedComponent, append_meta, safe_ref
+from drf_spectacular.utils import OpenApiExample
+from rest_framework.serializers import Field, Serializer
+
+from payflow.api import schema_headers, schema_refusals
+from payflow.api.describing import Answer, Model, Operation
+from payflow.api.fields import StrictSerializer
+from payflow.api.schema_refusals import Refusal, Traits
+from payflow.api.viewsets import ApiViewSet
+
+GUARDED_METHODS = frozenset({"POST", "PUT", "PATCH"})
+
+
+class PayflowSchema(AutoSchema):
+    """Describes one endpoint by its view and its `Operation`."""
+
+    # --- What the app says of it --------------------------------------------------------------------------
+
+    @property
+    def action(self) -> str:
+        """Return the name that the view's tables use."""
+        return getattr(self.view, "action", None) or self.method.lower()
+
+    @property
+    def said(self) -> Operation:
+        """Return the endpoint's description."""
+        return self.view.operations[self.action]
+
+    def is_excluded(self) -> bool:
+        """Leave out, with a warning, what nobody has described."""
+        if self.action in getattr(self.view, "operations", {}):
+            return False
+        warn(f"{self.method} {self.path} is not described in its app's schema.py.")
+        return True
+
+    def get_operation_id(self) -> str:
+        """Return the name that generated clients use."""
+        return self.said.id
+
+    def get_summary(self) -> str:
+        """Return the headline."""
+        return self.said.summary
+
+    def get_description(self) -> str:
+        """Return what else there is to know."""
+        return self.said.description
+
+    def get_tags(self) -> list[str]:
+        """Return the one group it is in."""
+        return [self.said.tag]
+
+    def get_request_serializer(self) -> type[Serializer] | None:
+        """Return what reads the body."""
+        return self.said.takes
+
+    def _is_list_view(self, serializer: Any = None) -> bool:
+        """A list is a model like any other: nothing is guessed."""
+        return False
+
+    def get_override_parameters(self) -> list[Any]:
+        """Return what reads the query."""
+        return [self.said.query] if self.said.query else []
+
+    def get_examples(self) -> list[OpenApiExample]:
+        """Return the examples of the body."""
+        return [
+            OpenApiExample(name, value=value, request_only=True) for name, value in self.said.sends.items()
+        ]
+
+    # --- What the view says itself ------------------------------------------------------------------------
+
+    @property
+    def traits(self) -> Traits:
+        """Return what decides how the endpoint can refuse."""
+        is_authenticated = bool(self.view.get_authenticators())
+        takes = self.said.takes
+        return Traits(
+            is_authenticated=is_authenticated,
+            is_guarded=is_authenticated and self.method in GUARDED_METHODS,
+            is_limited=isinstance(self.view, ApiViewSet),
+            takes_body=takes is not None,
+            takes_amount=takes is not None and "amount" in takes().fields,
+        )
+
+    def get_auth(self) -> list[dict[str, list[str]]]:
+        """Return the credentials it takes, one of them: a user's token or, where keys may, a key's scope."""
+        if not self.traits.is_authenticated:
+            return []
+        scope = getattr(self.view, "scopes", {}).get(self.action)
+        return [{"accessToken": []}, *([{"apiKey": [scope]}] if scope else [])]
+
+    def _get_parameters(self) -> list[dict[str, Any]]:
+        wanted = ["CorrelationId"]
+        wanted += ["IdempotencyKey"] if self.traits.is_guarded else []
+        wanted += ["Prefer"] if self.said.waits else []
+        return super()._get_parameters() + [self._reference("parameters", name) for name in wanted]
+
+    def _resolve_path_parameters(self, variables: list[str]) -> list[dict[str, Any]]:
+        found = super()._resolve_path_parameters(variables)
+        return [{**p, "description": self.said.path.get(p["name"], "")} for p in found]
+
+    # --- Answers ------------------------------------------------------------------------------------------
+
+    def _get_response_bodies(self, direction: str = "response") -> dict[str, Any]:
+        answers = {str(status): self._answer(answer) for status, answer in self.said.answers.items()}
+        refusals = schema_refusals.refusals_of(self.said, self.traits)
+        for status, group in groupby(refusals, key=lambda refusal: refusal.status):
+            answers[str(status)] = self._refusal(status, list(group))
+        return answers
+
+    def _answer(self, answer: Answer) -> dict[str, Any]:
+        names = [*answer.headers, *(["Idempotent-Replayed"] if self.traits.is_guarded else [])]
+        names += ["Preference-Applied"] if self.said.waits else []
+        made: dict[str, Any] = {"description": answer.description, "headers": self._headers(names)}
+        if answer.body is not None:
+            content: dict[str, Any] = {"schema": self._schema(answer.body)}
+            if answer.examples:
+                content["examples"] = {name: {"value": value} for name, value in answer.examples.items()}
+            made["content"] = {answer.media_type: content}
+        if answer.links:
+            made["links"] = {
+                name: {
+                    "operationId": link.operation_id,
+                    "parameters": dict(link.parameters),
+                    "description": link.description,
+                }
+                for name, link in answer.links.items()
+            }
+        return made
+
+    def _refusal(self, status: int, refusals: list[Refusal]) -> dict[str, Any]:
+        names = {401: ["WWW-Authenticate"], 429: ["Retry-After"], 503: ["Retry-After"]}.get(status, [])
+        replayed = self.traits.is_guarded and status in {400, 404, 409}
+        names = [*names, *(["Idempotent-Replayed"] if replayed else [])]
+        made = {**schema_refusals.answer(status, refusals), "headers": self._headers(names)}
+        for name, example in schema_refusals.examples(refusals).items():
+            component = ResolvedComponent(name, ResolvedComponent.EXAMPLE, schema=example, object=Refusal)
+            self.registry.register_on_missing(component)
+        return made
+
+    def _headers(self, names: list[str]) -> dict[str, Any]:
+        everywhere = ["X-Correlation-Id", *(schema_headers.RATE_LIMIT if self.traits.is_limited else ())]
+        return {name: self._reference("headers", name) for name in (*everywhere, *names)}
+
+    # --- Components ---------------------------------------------------------------------------------------
+
+    def _schema(self, body: Model | type[Serializer] | Mapping[str, Any]) -> dict[str, Any]:
+        if isinstance(body, type):
+            return self.resolve_serializer(body, "response").ref
+        return self._with_references(body)
+
+    def _with_references(self, value: Any) -> Any:
+        """Replace each model by a reference to it, and register what it is."""
+        if isinstance(value, Model):
+            component = ResolvedComponent(value.name, ResolvedComponent.SCHEMA, object=Model)
+            if component not in self.registry:
+                self.registry.register(component)
+                component.schema = self._with_references(value.schema)
+            return component.ref
+        if isinstance(value, Mapping):
+            return {name: self._with_references(inner) for name, inner in value.items()}
+        if isinstance(value, list | tuple):
+            return [self._with_references(inner) for inner in value]
+        return value
+
+    def _reference(self, kind: str, name: str) -> dict[str, str]:
+        definition = {"parameters": schema_headers.PARAMETERS, "headers": schema_headers.HEADERS}[kind][name]
+        component = ResolvedComponent(name, kind, schema=definition, object=PayflowSchema)
+        self.registry.register_on_missing(component)
+        return component.ref
+
+    # --- Serializers --------------------------------------------------------------------------------------
+
+    def get_serializer_name(self, serializer: Serializer, direction: str) -> str:
+        """Return the name of a component."""
+        return type(serializer).__name__.removesuffix("Output").removesuffix("Input")
+
+    def _map_basic_serializer(self, serializer: Any, direction: str) -> dict[str, Any]:
+        schema = super()._map_basic_serializer(serializer, direction)
+        if isinstance(serializer, StrictSerializer):
+            # Its docstring names the address it belongs to, which the reader sees above.
+            del schema["description"]
+            schema["additionalProperties"] = False
+        return schema
+
+    def _map_serializer_field(self, field: Any, direction: str, bypass_extensions: bool = False) -> Any:
+        """Describe a field by its class's docstring where the class is one of ours for a purpose."""
+        own = getattr(field, "json_schema", None)
+        if own is not None:
+            meta = self._get_serializer_field_meta(field, direction)
+            return append_meta(self._with_references(own), meta)
+        schema = super()._map_serializer_field(field, direction, bypass_extensions)
+        schema.pop("x-spec-enum-id", None)
+        is_ours = isinstance(field, Field) and not type(field).__module__.startswith("rest_framework")
+        if is_ours and not isinstance(field, Serializer) and "description" not in schema:
+            described = (type(field).__doc__ or "").strip().split("\n\n")[0]
+            schema = safe_ref({**schema, "description": " ".join(described.split())})
+        return schema
+
+
+def finish(result: dict[str, Any], **_: Any) -> dict[str, Any]:
+    """Add what only the whole document can tell: the problem with all of its codes, and the tags in use."""
+    operations = [operation for path in result["paths"].values() for operation in path.values()]
+    used = {tag for operation in operations for tag in operation["tags"]}
+    result["tags"] = [tag for tag in result["tags"] if tag["name"] in used]
+    problems = [example["value"] for example in result["components"]["examples"].values()]
+    schema = schema_refusals.problem_schema(problem["code"] for problem in problems)
+    result["components"]["schemas"][schema_refusals.PROBLEM] = schema
+    return result
