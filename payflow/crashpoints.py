@@ -24,6 +24,10 @@ POINTS = (
     "start.inserted",
     "start.pushed",
     "start.published",
+    # A batch, before it goes on like any start.
+    "batch.planned",
+    "batch.written",
+    "batch.decided",
     "wallets.posted",
     # Ledger entries, whoever posts them.
     "posting.before_insert",

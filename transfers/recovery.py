@@ -24,7 +24,7 @@ from payflow import clock, metrics, mongodb, redisdb
 from payflow.crashpoints import crash_point
 from payflow.errors import Transient
 from payflow.mongodb import collection, unavailable_is_transient
-from transfers import saga, selectors, states
+from transfers import batches, saga, selectors, states
 from transfers.documents import Transaction
 from transfers.moves import Row, ids_of
 from transfers.states import Status
@@ -54,6 +54,10 @@ def recover_stalled() -> Report:
 
 
 def _recover() -> Report:
+    # First: what it writes down is due already.
+    finished = batches.finish_stalled()
+    if finished:
+        logger.info("stalled batches finished", extra={"count": finished})
     now = clock.now()
     rows = selectors.find_stalled(now=now, limit=settings.RECOVERY_BATCH_MAX)
     if not rows:

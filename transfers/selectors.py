@@ -13,7 +13,7 @@ from payflow import clock
 from payflow.health import Report
 from payflow.mongodb import collection, unavailable_is_transient
 from transfers import states
-from transfers.documents import Transaction
+from transfers.documents import Transaction, TransferBatch
 from transfers.states import TERMINAL, Status
 
 QUERY_TIME_MS_MAX = 2_000
@@ -43,9 +43,7 @@ def find_transaction(*, transaction_id: str) -> dict[str, Any] | None:
 def find_by_key(*, sender_id: str, key: str) -> dict[str, Any] | None:
     """Return the transaction that an idempotency key of this sender has started."""
     with unavailable_is_transient():
-        # The type is in the query because it is in the index: without it the planner reads all the sender sent.
-        named = {"$eq": key, "$type": "string"}
-        return collection(Transaction).find_one({"sender_id": sender_id, "idempotency_key": named})
+        return collection(Transaction).find_one({"sender_id": sender_id, "idempotency_key": _indexed(key)})
 
 
 def list_transactions(
@@ -54,6 +52,7 @@ def list_transactions(
     limit: int,
     status: Status | None = None,
     direction: Direction | None = None,
+    batch_id: str | None = None,
     before_id: str | None = None,
 ) -> list[dict[str, Any]]:
     """Return up to `limit` of a user's transactions, newest first."""
@@ -62,11 +61,49 @@ def list_transactions(
     query: dict[str, Any] = {"$or": sides[direction] if direction else either}
     if status:
         query["status"] = status.value
+    if batch_id:
+        query["batch_id"] = batch_id
     if before_id:
         query["_id"] = {"$lt": before_id}
     with unavailable_is_transient():
         cursor = collection(Transaction).find(query).sort("_id", -1).limit(limit)
         return list(cursor.max_time_ms(QUERY_TIME_MS_MAX))
+
+
+def find_batch(*, batch_id: str) -> dict[str, Any] | None:
+    """Return one batch without its items."""
+    with unavailable_is_transient():
+        return collection(TransferBatch).find_one({"_id": batch_id}, {"items": 0})
+
+
+def find_batch_by_key(*, sender_id: str, key: str) -> dict[str, Any] | None:
+    """Return the batch that an idempotency key of this sender has started."""
+    with unavailable_is_transient():
+        return collection(TransferBatch).find_one({"sender_id": sender_id, "idempotency_key": _indexed(key)})
+
+
+def find_stalled_batches(*, now: datetime, limit: int) -> list[dict[str, Any]]:
+    """Return up to `limit` batches that are due for recovery, the longest overdue first."""
+    with unavailable_is_transient():
+        found = collection(TransferBatch).find({"due_at": {"$lte": now}}).sort("due_at", 1)
+        return list(found.limit(limit))
+
+
+def count_outcomes(*, batch_id: str) -> list[dict[str, Any]]:
+    """Return for each status and currency of a batch's transactions how many there are and their sum."""
+    stages: list[dict[str, Any]] = [
+        {"$match": {"batch_id": batch_id}},
+        {
+            "$group": {
+                "_id": {"status": "$status", "currency": "$currency"},
+                "count": {"$sum": 1},
+                "amount_minor": {"$sum": "$amount_minor"},
+            }
+        },
+        {"$replaceWith": {"$mergeObjects": ["$_id", "$$ROOT"]}},
+    ]
+    with unavailable_is_transient():
+        return list(collection(Transaction).aggregate(stages, maxTimeMS=QUERY_TIME_MS_MAX))
 
 
 def find_stalled(*, now: datetime, limit: int) -> list[dict[str, Any]]:
@@ -112,3 +149,8 @@ def report_saga() -> Report:
     return Report(
         is_well, {"status": "up" if is_well else "stalled", "queue_age_seconds": round(age_seconds, 3)}
     )
+
+
+def _indexed(key: str) -> dict[str, str]:
+    """The type is in the query because it is in the index: without it all the sender's rows are read."""
+    return {"$eq": key, "$type": "string"}

@@ -21,6 +21,7 @@ from transfers.selectors import Direction
 from transfers.states import Status
 
 DESCRIPTION_LENGTH_MAX = 140
+BATCH_SIZE_MAX = 1_000
 _REFERENCE = re.compile(r"[A-Za-z0-9._:/-]{1,64}", re.ASCII)
 # Unicode general categories: controls, surrogates, line and paragraph separators.
 _REFUSED_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
@@ -88,9 +89,33 @@ class StartTransaction(StrictSerializer):
         return {**attrs, "amount_minor": in_minor_units(attrs["amount"], attrs["currency"])}
 
 
+class TransfersField(serializers.Field):
+    """A list of transfers as sent: each is validated for itself, by StartTransaction."""
+
+    default_error_messages = {
+        "not_a_list": "Send a list of transfers.",
+        "size": f"A batch holds 1 to {BATCH_SIZE_MAX} transfers.",
+    }
+
+    def to_internal_value(self, data: Any) -> list[Any]:
+        """Return the list untouched."""
+        if not isinstance(data, list):
+            self.fail("not_a_list")
+        if not 1 <= len(data) <= BATCH_SIZE_MAX:
+            self.fail("size")
+        return data
+
+
+class StartBatch(StrictSerializer):
+    """POST /transactions/batch."""
+
+    transfers = TransfersField()
+
+
 class ListQuery(PageQuery):
-    """?status=&direction=&limit=&cursor=."""
+    """?status=&direction=&batch=&limit=&cursor=."""
 
     status = serializers.ChoiceField(choices=[status.value for status in Status], required=False)
     direction = serializers.ChoiceField(choices=[d.value for d in Direction], required=False)
+    batch = serializers.RegexField(r"\Abat_[0-9a-f]{32}\Z", required=False)
     cursor = CursorField("txn_[0-9a-f]{32}")

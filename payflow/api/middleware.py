@@ -8,12 +8,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from django.conf import settings
 from django.core.exceptions import SuspiciousOperation
 from django.http import HttpRequest, HttpResponse
 
 from payflow.api import problems
-from payflow.api.parsers import PayloadTooLarge
+from payflow.api.parsers import PayloadTooLarge, body_bytes_max
 
 logger = logging.getLogger(__name__)
 HTML_PREFIX = "/admin/"
@@ -27,8 +26,9 @@ class ProblemMiddleware:
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         """Refuse a body that is announced as too long before reading it; then answer."""
-        if self._announced_bytes(request) > settings.REQUEST_BODY_BYTES_MAX and not _is_html(request):
-            error = PayloadTooLarge(f"The body must be at most {settings.REQUEST_BODY_BYTES_MAX} bytes.")
+        bytes_max = body_bytes_max(request.path)
+        if self._announced_bytes(request) > bytes_max and not _is_html(request):
+            error = PayloadTooLarge(f"The body must be at most {bytes_max} bytes.")
             return problems.from_exception(error) or HttpResponse(status=413)
         response = self.get_response(request)
         if response.status_code >= 400 and not _is_html(request):

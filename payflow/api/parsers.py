@@ -44,10 +44,17 @@ class StrictJSONParser(BaseParser):
         parser_context: Mapping[str, Any] | None = None,
     ) -> Any:
         """Return the parsed body. Raises MalformedBody or PayloadTooLarge."""
-        raw = stream.read(settings.REQUEST_BODY_BYTES_MAX + 1)
-        if len(raw) > settings.REQUEST_BODY_BYTES_MAX:
-            raise PayloadTooLarge(f"The body must be at most {settings.REQUEST_BODY_BYTES_MAX} bytes.")
+        request = (parser_context or {}).get("request")
+        bytes_max = body_bytes_max(request.path if request else "")
+        raw = stream.read(bytes_max + 1)
+        if len(raw) > bytes_max:
+            raise PayloadTooLarge(f"The body must be at most {bytes_max} bytes.")
         return loads(raw)
+
+
+def body_bytes_max(path: str) -> int:
+    """Return how long a body that is sent to this path may be."""
+    return settings.BODY_BYTES_MAX_BY_PATH.get(path, settings.REQUEST_BODY_BYTES_MAX)
 
 
 def loads(raw: bytes) -> dict[str, Any]:

@@ -77,6 +77,16 @@ def from_exception(error: BaseException) -> HttpResponse | None:
     return _from_framework(error)
 
 
+def as_part(error: Refused | exceptions.ValidationError) -> dict[str, Any]:
+    """Return a problem as a part of a larger answer: the correlation id is the whole answer's."""
+    response = from_exception(error)
+    if response is None:
+        raise error
+    body: dict[str, Any] = json.loads(response.content)
+    del body["correlation_id"]
+    return body
+
+
 def unavailable(error: Transient) -> HttpResponse:
     """Return a 503 that says when to come back."""
     headers = {"Retry-After": str(error.retry_after_seconds)}

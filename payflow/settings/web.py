@@ -148,6 +148,9 @@ SIMPLE_JWT = {
 # --- The API ----------------------------------------------------------------------------------------------
 
 REQUEST_BODY_BYTES_MAX = env.int("REQUEST_BODY_BYTES_MAX", default=65_536)
+BODY_BYTES_MAX_BY_PATH = {
+    "/transactions/batch": env.int("BATCH_BODY_BYTES_MAX", default=1_048_576),
+}
 PREFER_WAIT_SECONDS_MAX = 30
 PREFER_WAITERS_MAX = env.int("PREFER_WAITERS_MAX", default=2)
 

@@ -1,0 +1,262 @@
+"""Batches: many transfers of one sender, asked for in one request.
+
+Each transfer is accepted or refused, and later ends, on its own; a batch is whole only in being written down.
+What must stay true, wherever somebody dies:
+- The batch's document holds all of it before any transaction is written: for each transfer what its
+  transaction is made from, under an id that follows from the batch's, or why there is none. So whoever
+  finds the document can write the transactions, again and at the same time as others.
+- `due_at` stands in it until they are all written and what became of each is decided, once. Until then a
+  repeat of the request or recovery goes on with it; from then on they are transactions like others.
+- The answer is made from the document alone: a repeat gets the first one.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from celery.exceptions import SoftTimeLimitExceeded
+from django.conf import settings
+from pymongo import ReturnDocument
+from pymongo.errors import BulkWriteError, DuplicateKeyError
+
+from payflow import clock, correlation
+from payflow.api.problems import as_part
+from payflow.crashpoints import crash_point
+from payflow.errors import IdempotencyKeyReused, Refused, Transient
+from payflow.ids import new_id
+from payflow.money import format_amount
+from payflow.mongodb import DUPLICATE_KEY_CODE, collection, unavailable_is_transient
+from transfers import parties, selectors, services, states
+from transfers.body import transaction_body
+from transfers.documents import Transaction, TransferBatch
+from transfers.errors import ReferenceUsed
+from transfers.parties import Facts, TransferRequest
+from transfers.services import Key
+from transfers.states import Status
+
+logger = logging.getLogger(__name__)
+Row = dict[str, Any]
+Problem = dict[str, Any]
+# A tick of recovery must be over before the next few come.
+PER_TICK_MAX = 20
+_FATES = {Status.COMPLETED.value: "moved", Status.FAILED.value: "failed"}
+
+
+@dataclass(frozen=True, slots=True)
+class StartedBatch:
+    """A batch that is written down; `replayed` when an earlier request with this key began it.
+
+    `transaction_ids` are for the caller to set going: none where somebody else has that to do.
+    """
+
+    row: Row
+    replayed: bool
+    transaction_ids: list[str]
+
+
+def start_batch(
+    *, sender_id: str, wishes: Sequence[TransferRequest | Problem], key: Key | None
+) -> StartedBatch:
+    """Write down a batch and all its transactions, each INITIATED. No money has moved yet.
+
+    A wish that is refused already is the problem that says why. Raises NotAuthenticated,
+    IdempotencyKeyReused, Transient; after the last of these the batch may be written all the same.
+    """
+    row = _find_earlier(sender_id, key)
+    replayed = row is not None
+    if row is None:
+        row, replayed = _write_down(sender_id, list(wishes), key)
+    is_ours = False
+    if "due_at" in row:
+        row, is_ours = finish(row)
+    return StartedBatch(row, replayed, [t["_id"] for t in transactions_of(row)] if is_ours else [])
+
+
+def finish(batch: Row) -> tuple[Row, bool]:
+    """Write the batch's transactions and decide what became of each, wherever others stopped.
+
+    Return the batch as it is decided, and whether this call did it. Raises Transient.
+    """
+    taken = _write_transactions(batch)
+    crash_point("batch.written")
+    refused = {
+        f"items.{position}": {"problem": as_part(ReferenceUsed(batch["items"][position]["reference"]))}
+        for position in taken
+    }
+    decided = {**refused, "refused": batch["refused"] + len(taken)}
+    query = {"_id": batch["_id"], "due_at": {"$exists": True}}
+    change = {"$set": decided, "$unset": {"due_at": ""}}
+    with unavailable_is_transient():
+        row = collection(TransferBatch).find_one_and_update(
+            query, change, return_document=ReturnDocument.AFTER
+        )
+    crash_point("batch.decided")
+    if row is not None:
+        return row, True
+    with unavailable_is_transient():
+        return collection(TransferBatch).find_one({"_id": batch["_id"]}) or batch, False
+
+
+def finish_stalled() -> int:
+    """Finish up to PER_TICK_MAX batches that are due; return how many. One that cannot be stops no other.
+
+    Raises Transient when MongoDB does not answer.
+    """
+    finished = 0
+    for batch in selectors.find_stalled_batches(now=clock.now(), limit=PER_TICK_MAX):
+        try:
+            finish(batch)
+            finished += 1
+        except SoftTimeLimitExceeded:
+            raise
+        except Exception as error:
+            _put_off(batch)
+            logger.error("batch not finished", extra={"batch_id": batch["_id"]}, exc_info=error)
+    return finished
+
+
+def transactions_of(batch: Row) -> Iterator[Row]:
+    """Yield the accepted transactions as they are first written down, in order. Pure, but for a setting."""
+    for position, item in enumerate(batch["items"]):
+        if "problem" not in item:
+            yield _transaction(batch, position)
+
+
+def batch_body(batch: Row) -> dict[str, Any]:
+    """Return the answer to the request: for each transfer its transaction or its problem, in order."""
+    results = [
+        item if "problem" in item else {"transaction": transaction_body(_transaction(batch, position))}
+        for position, item in enumerate(batch["items"])
+    ]
+    refused = batch["refused"]
+    return {"id": batch["_id"], "created": batch["size"] - refused, "refused": refused, "results": results}
+
+
+def summary_body(batch: Row, counts: Iterable[Row]) -> dict[str, Any]:
+    """Return how a batch gets on, from the sums that `selectors.count_outcomes` has found."""
+    outcomes = dict.fromkeys((status.value for status in Status), 0)
+    amounts: dict[str, dict[str, int]] = {}
+    for row in counts:
+        outcomes[row["status"]] += row["count"]
+        of_currency = amounts.setdefault(row["currency"], dict.fromkeys(("moved", "failed", "in_flight"), 0))
+        of_currency[_FATES.get(row["status"], "in_flight")] += row["amount_minor"]
+    ended = sum(outcomes[status] for status in states.TERMINAL)
+    return {
+        "id": batch["_id"],
+        "created_at": clock.rfc3339(batch["created_at"]),
+        "size": batch["size"],
+        "created": sum(outcomes.values()),
+        "refused": batch["refused"],
+        "outcomes": outcomes,
+        "amounts": {
+            currency: {fate: format_amount(minor, currency) for fate, minor in fates.items()}
+            for currency, fates in sorted(amounts.items())
+        },
+        "finished": "due_at" not in batch and ended == batch["size"] - batch["refused"],
+    }
+
+
+def _find_earlier(sender_id: str, key: Key | None) -> Row | None:
+    row = selectors.find_batch_by_key(sender_id=sender_id, key=key.value) if key else None
+    if row and key and row["fingerprint"] != key.fingerprint:
+        raise IdempotencyKeyReused(services.KEY_REUSED)
+    return row
+
+
+def _write_down(sender_id: str, wishes: list[TransferRequest | Problem], key: Key | None) -> tuple[Row, bool]:
+    """Decide on each wish and write the batch down; return it, and whether somebody else was quicker."""
+    batch_id, now = new_id("bat"), clock.now()
+    facts = parties.load(sender_id, [wish for wish in wishes if isinstance(wish, TransferRequest)])
+    items = list(_plan(wishes, facts))
+    refused = sum("problem" in item for item in items)
+    row = {
+        "_id": batch_id,
+        "sender_id": sender_id,
+        "created_at": now,
+        "correlation_id": correlation.current(),
+        "size": len(items),
+        "refused": refused,
+        "items": items,
+        **({"due_at": clock.after(now, settings.SAGA_STALLED_AFTER_SECONDS)} if refused < len(items) else {}),
+        **({"idempotency_key": key.value, "fingerprint": key.fingerprint} if key else {}),
+    }
+    try:
+        with unavailable_is_transient():
+            collection(TransferBatch).insert_one(row)
+    except DuplicateKeyError:
+        earlier = _find_earlier(sender_id, key)
+        if earlier is None:
+            raise
+        return earlier, True
+    crash_point("batch.planned")
+    return row, False
+
+
+def _plan(wishes: Iterable[TransferRequest | Problem], facts: Facts) -> Iterator[dict[str, Any]]:
+    """Yield for each wish what its transaction is made from, or its problem. Pure.
+
+    Of several that could be made under one reference the first is; the database knows about the others.
+    """
+    references = set()
+    for wish in wishes:
+        if not isinstance(wish, TransferRequest):
+            yield {"problem": wish}
+            continue
+        try:
+            sides = parties.decide(wish, facts)
+            if wish.reference is not None and wish.reference in references:
+                raise ReferenceUsed(wish.reference)
+        except Refused as error:
+            yield {"problem": as_part(error)}
+            continue
+        if wish.reference is not None:
+            references.add(wish.reference)
+        yield services.terms_of(wish, sides)
+
+
+def _transaction(batch: Row, position: int) -> Row:
+    """Return a transaction as it is first written down, the same for whoever writes it."""
+    return services.initiated(
+        # The batch's time, most of its random part, and the place in it: ids in the order of the request.
+        transaction_id=f"txn_{batch['_id'][4:32]}{position:04x}",
+        sender_id=batch["sender_id"],
+        terms={**batch["items"][position], "batch_id": batch["_id"]},
+        at=batch["created_at"],
+        correlation_id=batch["correlation_id"],
+    )
+
+
+def _write_transactions(batch: Row) -> list[int]:
+    """Insert those transactions that are not there; return the positions of those that cannot be.
+
+    What is refused as a duplicate is there already, or its reference belongs to another transaction, which
+    is there for ever: so everybody who asks gets the same answer.
+    """
+    positions = [position for position, item in enumerate(batch["items"]) if "problem" not in item]
+    rows = [_transaction(batch, position) for position in positions]
+    try:
+        with unavailable_is_transient():
+            collection(Transaction).insert_many(rows, ordered=False)
+    except BulkWriteError as error:
+        failures = error.details.get("writeErrors", [])
+        if error.details.get("writeConcernErrors") or any(f["code"] != DUPLICATE_KEY_CODE for f in failures):
+            raise Transient("The database did not take the batch. Try again shortly.") from error
+        duplicates = {rows[failure["index"]]["_id"]: positions[failure["index"]] for failure in failures}
+        there = {row["_id"] for row in selectors.load(duplicates)}
+        return [position for id_, position in duplicates.items() if id_ not in there]
+    return []
+
+
+def _put_off(batch: Row) -> None:
+    """Have recovery look at a batch later, and later each time."""
+    attempts = batch.get("attempts", 0) + 1
+    seconds = states.next_look_seconds(
+        attempts=attempts, stalled_after_seconds=settings.SAGA_STALLED_AFTER_SECONDS
+    )
+    change = {"attempts": attempts, "due_at": clock.after(clock.now(), seconds)}
+    query = {"_id": batch["_id"], "due_at": {"$exists": True}}
+    with unavailable_is_transient():
+        collection(TransferBatch).update_one(query, {"$set": change})
