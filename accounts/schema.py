@@ -12,8 +12,8 @@ from accounts.serializers import (
     TokensOutput,
     UserOutput,
 )
-from payflow.api.describing import Answer, Operation
-from payflow.errors import NotAuthenticated
+from payflow.api.describing import TIME, Answer, Model, Operation, nullable, record, text
+from payflow.errors import NotAuthenticated, NotFound
 
 TAG = "Authentication"
 USER = {
@@ -76,6 +76,68 @@ SESSION = {
         sends={"refresh": {"refresh": TOKENS["refresh"]}},
         answers={204: Answer(description="The session is over.")},
         refusals=[NotAuthenticated],
+    ),
+}
+
+SESSION_MODEL = Model(
+    "Session",
+    record(
+        "Somewhere that one is signed in.",
+        id=text("The session's id."),
+        created_at={**TIME, "description": "When it was opened."},
+        last_used_at={**TIME, "description": "When its tokens were last exchanged."},
+        expires_at={**TIME, "description": "When it ends unless it is used."},
+        user_agent=nullable(text("What the client called itself.")),
+        address=nullable(text("The network address it came from.")),
+        current={"type": "boolean", "description": "Whether it is the session that asks."},
+    ),
+)
+SESSIONS = Model(
+    "SessionList", record("One's open sessions.", results={"type": "array", "items": SESSION_MODEL})
+)
+OPEN_SESSIONS = {
+    "list": Operation(
+        id="listSessions",
+        tag="Sessions",
+        summary="List one's sessions",
+        description="The last used first.",
+        answers={
+            200: Answer(
+                description="Every open session.",
+                body=SESSIONS,
+                examples={
+                    "one": {
+                        "results": [
+                            {
+                                "id": "0b9c6a4a5d8e4f0f9a31c2d4e5f60718",
+                                "created_at": "2026-11-23T05:13:20.000Z",
+                                "last_used_at": "2026-11-23T05:27:41.000Z",
+                                "expires_at": "2026-11-30T05:27:41.000Z",
+                                "user_agent": "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Firefox/128.0",
+                                "address": "203.0.113.9",
+                                "current": True,
+                            }
+                        ]
+                    }
+                },
+            )
+        },
+    ),
+    "destroy_others": Operation(
+        id="endOtherSessions",
+        tag="Sessions",
+        summary="End all other sessions",
+        description="All but the one that asks.",
+        answers={204: Answer(description="They are over.")},
+    ),
+    "destroy": Operation(
+        id="endSession",
+        tag="Sessions",
+        summary="End a session",
+        description="Its access tokens end, too.",
+        path={"id": "The session's id."},
+        answers={204: Answer(description="It is over.")},
+        refusals=[NotFound],
     ),
 }
 

@@ -147,11 +147,12 @@ class PayflowSchema(AutoSchema):
         names = {401: ["WWW-Authenticate"], 429: ["Retry-After"], 503: ["Retry-After"]}.get(status, [])
         replayed = self.traits.is_guarded and status in {400, 404, 409}
         names = [*names, *(["Idempotent-Replayed"] if replayed else [])]
-        made = {**schema_refusals.answer(status, refusals), "headers": self._headers(names)}
         for name, example in schema_refusals.examples(refusals).items():
-            component = ResolvedComponent(name, ResolvedComponent.EXAMPLE, schema=example, object=Refusal)
-            self.registry.register_on_missing(component)
-        return made
+            self._component(ResolvedComponent.EXAMPLE, name, example)
+        made = {**schema_refusals.answer(status, refusals), "headers": self._headers(names)}
+        codes = ".".join(sorted({refusal.code for refusal in refusals}))
+        kind = ("" if self.traits.is_limited else ".unlimited") + (".replayed" if replayed else "")
+        return self._component(ResolvedComponent.RESPONSE, f"{status}.{codes}{kind}", made)
 
     def _headers(self, names: list[str]) -> dict[str, Any]:
         everywhere = ["X-Correlation-Id", *(schema_headers.RATE_LIMIT if self.traits.is_limited else ())]
@@ -180,6 +181,9 @@ class PayflowSchema(AutoSchema):
 
     def _reference(self, kind: str, name: str) -> dict[str, str]:
         definition = {"parameters": schema_headers.PARAMETERS, "headers": schema_headers.HEADERS}[kind][name]
+        return self._component(kind, name, definition)
+
+    def _component(self, kind: str, name: str, definition: dict[str, Any]) -> dict[str, str]:
         component = ResolvedComponent(name, kind, schema=definition, object=PayflowSchema)
         self.registry.register_on_missing(component)
         return component.ref
