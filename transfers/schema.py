@@ -9,6 +9,7 @@ from drf_spectacular.extensions import OpenApiSerializerExtension
 from payflow.api.describing import (
     CURRENCY,
     MONEY,
+    PART_PROBLEM,
     TIME,
     Answer,
     Link,
@@ -20,14 +21,16 @@ from payflow.api.describing import (
     text,
 )
 from transfers.errors import (
+    BatchNotFound,
     CurrencyMismatch,
     NotSettled,
     ReceiverNotFound,
+    ReferenceUsed,
     SelfTransfer,
     TransactionNotFound,
 )
 from transfers.receipt_schema import RECEIPT
-from transfers.serializers import ListQuery, StartTransaction
+from transfers.serializers import ListQuery, StartBatch, StartTransaction
 from transfers.states import Status
 from wallets.errors import WalletClosed
 
@@ -72,6 +75,54 @@ TRANSACTION = Model(
     ),
 )
 TRANSACTIONS = page_of(TRANSACTION, "Transactions, newest first.")
+
+_COUNT = {"type": "integer", "minimum": 0}
+BATCH = Model(
+    "Batch",
+    record(
+        "What became of each transfer when it was asked for.",
+        id=text("The batch's id."),
+        created={**_COUNT, "description": "How many transactions there are of it."},
+        refused={**_COUNT, "description": "How many transfers became none."},
+        results={
+            "type": "array",
+            "minItems": 1,
+            "description": "One for each transfer, in order.",
+            "items": {
+                "oneOf": [
+                    record("It was started.", transaction=TRANSACTION),
+                    record("It was refused.", problem=PART_PROBLEM),
+                ]
+            },
+        },
+    ),
+)
+BATCH_SUMMARY = Model(
+    "BatchSummary",
+    record(
+        "How a batch gets on.",
+        id=text("The batch's id."),
+        created_at=TIME,
+        size={**_COUNT, "description": "How many transfers were asked for."},
+        created={**_COUNT, "description": "How many transactions there are of it."},
+        refused={**_COUNT, "description": "How many transfers became none."},
+        outcomes=record(
+            "How many transactions are in each status.", **{status.value: _COUNT for status in Status}
+        ),
+        amounts={
+            "type": "object",
+            "description": "How much, by currency.",
+            "propertyNames": CURRENCY,
+            "additionalProperties": record(
+                "How much of one currency.",
+                moved={**MONEY, "description": "Has reached its receivers."},
+                failed={**MONEY, "description": "Stayed with the sender, or was given back."},
+                in_flight={**MONEY, "description": "Has not ended yet."},
+            ),
+        },
+        finished={"type": "boolean", "description": "Whether every transaction has ended."},
+    ),
+)
 
 COMPLETED: dict[str, Any] = {
     "id": "txn_01a206d2bccfb30670911de76edd5018",
@@ -141,7 +192,7 @@ OPERATIONS = {
                 },
             )
         },
-        refusals=[SelfTransfer, ReceiverNotFound, CurrencyMismatch, WalletClosed],
+        refusals=[SelfTransfer, ReceiverNotFound, CurrencyMismatch, WalletClosed, ReferenceUsed],
         waits=True,
     ),
     "list": Operation(
@@ -190,6 +241,88 @@ OPERATIONS = {
         answers={200: Answer(description="The receipt and its signature.", body=RECEIPT)},
         refusals=[TransactionNotFound, NotSettled],
         waits=True,
+    ),
+}
+
+
+_BATCH_ID = "bat_01a206d2bd10c1d4b7a6f3e29c8d5b40"
+BATCHES = {
+    "create": Operation(
+        id="createBatch",
+        tag="Batches",
+        summary="Send money to many",
+        description="1 to 1000 transfers, each accepted or refused for itself: the answer says which, in "
+        "order. One idempotency key holds for all of them. Give each a `reference`, and none is ever paid "
+        "twice.",
+        takes=StartBatch,
+        sends={
+            "payroll": {
+                "transfers": [
+                    {"receiver_email": "bob@example.com", "amount": "25.50", "reference": "payroll-11/bob"},
+                    {"receiver_email": "nobody@example.com", "amount": "10.00"},
+                ]
+            }
+        },
+        answers={
+            201: Answer(
+                description="The batch; each transaction goes on by itself.",
+                body=BATCH,
+                examples={
+                    "payroll": {
+                        "id": _BATCH_ID,
+                        "created": 1,
+                        "refused": 1,
+                        "results": [
+                            {
+                                "transaction": {
+                                    **INITIATED,
+                                    "description": None,
+                                    "reference": "payroll-11/bob",
+                                }
+                            },
+                            {
+                                "problem": {
+                                    "type": "urn:payflow:error:receiver_not_found",
+                                    "title": "Receiver not found",
+                                    "status": 404,
+                                    "detail": "Nobody who can receive money is known by this.",
+                                    "code": "receiver_not_found",
+                                    "errors": [],
+                                }
+                            },
+                        ],
+                    }
+                },
+                headers=["Location"],
+                links={"batch": Link("getBatch", _THIS, "How it gets on.")},
+            )
+        },
+    ),
+    "retrieve": Operation(
+        id="getBatch",
+        tag="Batches",
+        summary="Get how a batch gets on",
+        description="For its sender and staff. `listTransactions` with `batch` lists its transactions.",
+        path={"id": "The batch's id."},
+        answers={
+            200: Answer(
+                description="The sums of it.",
+                body=BATCH_SUMMARY,
+                examples={
+                    "finished": {
+                        "id": _BATCH_ID,
+                        "created_at": "2026-11-23T05:13:25.300Z",
+                        "size": 2,
+                        "created": 1,
+                        "refused": 1,
+                        "outcomes": {**{status.value: 0 for status in Status}, "COMPLETED": 1},
+                        "amounts": {"USD": {"moved": "25.50", "failed": "0.00", "in_flight": "0.00"}},
+                        "finished": True,
+                    }
+                },
+            )
+        },
+        refusals=[BatchNotFound],
     ),
 }
 

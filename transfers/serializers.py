@@ -54,6 +54,12 @@ class DescriptionField(StrictCharField):
 class SenderReferenceField(StrictCharField):
     """The sender's own name for a transfer, kept exactly: an invoice number, a payroll line."""
 
+    json_schema = {
+        "type": "string",
+        "pattern": f"^{_REFERENCE.pattern}$",
+        "description": "Your own name for the transfer, such as an invoice number. It names one transfer "
+        "for ever: a second one with it is refused.",
+    }
     default_error_messages = {
         "invalid_reference": "A reference is 1 to 64 characters of A-Z, a-z, 0-9 and . _ : / -."
     }
@@ -92,6 +98,14 @@ class StartTransaction(StrictSerializer):
 class TransfersField(serializers.Field):
     """A list of transfers as sent: each is validated for itself, by StartTransaction."""
 
+    json_schema = {
+        "type": "array",
+        "minItems": 1,
+        "maxItems": BATCH_SIZE_MAX,
+        "items": StartTransaction,
+        "description": "Each is accepted or refused for itself; one that is not valid is refused in the "
+        "answer.",
+    }
     default_error_messages = {
         "not_a_list": "Send a list of transfers.",
         "size": f"A batch holds 1 to {BATCH_SIZE_MAX} transfers.",
@@ -115,7 +129,13 @@ class StartBatch(StrictSerializer):
 class ListQuery(PageQuery):
     """?status=&direction=&batch=&limit=&cursor=."""
 
-    status = serializers.ChoiceField(choices=[status.value for status in Status], required=False)
-    direction = serializers.ChoiceField(choices=[d.value for d in Direction], required=False)
-    batch = serializers.RegexField(r"\Abat_[0-9a-f]{32}\Z", required=False)
+    status = serializers.ChoiceField(
+        choices=[status.value for status in Status], required=False, help_text="Only those in this status."
+    )
+    direction = serializers.ChoiceField(
+        choices=[d.value for d in Direction], required=False, help_text="Only those sent, or those received."
+    )
+    batch = serializers.RegexField(
+        r"\Abat_[0-9a-f]{32}\Z", required=False, help_text="Only those of this batch."
+    )
     cursor = CursorField("txn_[0-9a-f]{32}")

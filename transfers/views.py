@@ -95,6 +95,7 @@ class TransactionViewSet(ApiViewSet):
         return Response(receipt, headers=waited)
 
 
+@described(schema.BATCHES)
 class TransferBatchViewSet(ApiViewSet):
     """Many transfers of the caller's, asked for at once."""
 

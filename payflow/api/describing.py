@@ -16,6 +16,7 @@ from payflow.errors import Refused
 
 View = TypeVar("View", bound=type[APIView])
 Schema = Mapping[str, Any]
+"""A JSON schema. Models and serializers may stand in it where a reference to them is to be."""
 
 
 @dataclass(frozen=True)
@@ -132,3 +133,27 @@ HASH: Schema = {"type": "string", "pattern": "^[0-9a-f]{64}$", "description": "S
 def text(description: str, **more: Any) -> Schema:
     """Return the schema of a string."""
     return {"type": "string", "description": description, **more}
+
+
+FIELD_ERROR = record(
+    "What is wrong with one field.",
+    field=text("Its name; nested names are joined by dots. `body` is the whole."),
+    code=text("A stable word."),
+    detail=text("A sentence for people."),
+)
+PART_PROBLEM = Model(
+    "PartProblem",
+    record(
+        "Why one part of a request was refused; as a problem document, but for the correlation id.",
+        type=text("`urn:payflow:error:` and the code.", format="uri"),
+        title=text("The code in a few words; the same for every occurrence."),
+        status={"type": "integer", "minimum": 400, "maximum": 599, "description": "The HTTP status."},
+        detail=text("What happened this time, for people."),
+        code=text("A stable word: decide by this."),
+        errors={
+            "type": "array",
+            "items": FIELD_ERROR,
+            "description": "The fields that are not valid, if any.",
+        },
+    ),
+)

@@ -173,6 +173,8 @@ class PayflowSchema(AutoSchema):
                 self.registry.register(component)
                 component.schema = self._with_references(value.schema)
             return component.ref
+        if isinstance(value, type) and issubclass(value, Serializer):
+            return self.resolve_serializer(value, "request").ref
         if isinstance(value, Mapping):
             return {name: self._with_references(inner) for name, inner in value.items()}
         if isinstance(value, list | tuple):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from payflow.api import problems
-from payflow.api.describing import Operation, record
+from payflow.api.describing import PART_PROBLEM, Operation, record, text
 from payflow.errors import IdempotencyKeyReused, NotAuthenticated, PermissionRefused, Refused, Transient
 from payflow.money import InvalidAmount
 
@@ -123,22 +123,9 @@ def _example(refusal: Refusal) -> dict[str, Any]:
 
 def problem_schema(codes: Iterable[str]) -> dict[str, Any]:
     """Return the schema of every problem document (RFC 9457)."""
-    error = record(
-        "What is wrong with one field.",
-        field={
-            "type": "string",
-            "description": "Its name; nested names are joined by dots. `body` is the whole.",
-        },
-        code={"type": "string", "description": "A stable word."},
-        detail={"type": "string", "description": "A sentence for people."},
-    )
-    return record(
-        "Why a request was refused (RFC 9457).",
-        type={"type": "string", "format": "uri", "description": f"`{problems.TYPE}:` and the code."},
-        title={"type": "string", "description": "The code in a few words; the same for every occurrence."},
-        status={"type": "integer", "minimum": 400, "maximum": 599, "description": "The HTTP status."},
-        detail={"type": "string", "description": "What happened this time, for people."},
-        code={"type": "string", "enum": sorted(set(codes)), "description": "A stable word: decide by this."},
-        errors={"type": "array", "items": error, "description": "The fields that are not valid, if any."},
-        correlation_id={"type": "string", "description": "Name it when you ask for help."},
-    )
+    properties = {
+        **PART_PROBLEM.schema["properties"],
+        "code": text("A stable word: decide by this.", enum=sorted(set(codes))),
+        "correlation_id": text("Name it when you ask for help."),
+    }
+    return record("Why a request was refused (RFC 9457).", **properties)
