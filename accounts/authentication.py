@@ -1,7 +1,8 @@
 """Who is calling: the `Authorization: Bearer` header (RFC 6750).
 
 What must stay true: whatever writes is asked for only by a user who exists and is active at this moment.
-A safe method believes the token for its few minutes and costs no query.
+A safe method believes the token for its few minutes and costs no query. A session that was ended takes its
+access tokens along (sessions.is_ended).
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.request import Request
 
-from accounts import selectors, tokens
+from accounts import selectors, sessions, tokens
+from payflow.errors import NotAuthenticated
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -31,6 +33,8 @@ class BearerAuthentication(BaseAuthentication):
         if scheme.lower() != "bearer":
             return None
         caller = tokens.read_access(encoded.strip())
+        if sessions.is_ended(caller.family):
+            raise NotAuthenticated("This session is over. Sign in again.")
         if self.asks and request.method not in SAFE_METHODS:
             caller.record = selectors.require_active(user_id=caller.id)
         return caller, caller.token

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from django.contrib.auth.password_validation import validate_password
@@ -13,7 +14,9 @@ from rest_framework import serializers
 
 from accounts.hashers import normalised
 from accounts.models import EMAIL_LENGTH_MAX, NAME_LENGTH_MAX, PHONE_LENGTH_MAX, User, UserManager
+from accounts.sessions import Session
 from accounts.tokens import TOKEN_LENGTH_MAX
+from payflow import clock
 from payflow.api.fields import StrictCharField, StrictSerializer, TimeField
 
 PASSWORD_LENGTH_MAX = 128
@@ -168,3 +171,20 @@ class SignedInOutput(serializers.Serializer):
     user = UserOutput()
     access = serializers.CharField(source="tokens.access")
     refresh = serializers.CharField(source="tokens.refresh")
+
+
+def session_body(session: Session, *, current: str) -> dict[str, Any]:
+    """Return an open session as its owner sees it; `current` is the family that asks."""
+    return {
+        "id": session.family,
+        "created_at": _rfc3339(session.opened_at),
+        "last_used_at": _rfc3339(session.used_at),
+        "expires_at": _rfc3339(session.expires_at),
+        "user_agent": session.device.user_agent or None,
+        "address": session.device.address or None,
+        "current": session.family == current,
+    }
+
+
+def _rfc3339(seconds: int) -> str:
+    return clock.rfc3339(datetime.fromtimestamp(seconds, UTC))

@@ -19,6 +19,7 @@ from django.db import IntegrityError
 from accounts import selectors, sessions, tokens
 from accounts.errors import EmailTaken, InvalidCredentials
 from accounts.models import User, UserManager
+from accounts.sessions import Device
 from payflow.errors import NotAuthenticated, NotFound, Transient
 from wallets import services as wallets
 
@@ -42,7 +43,9 @@ class SignedIn:
     tokens: TokenPair
 
 
-def register_user(*, name: str, email: str, password: str, phone: str = "") -> SignedIn:
+def register_user(
+    *, name: str, email: str, password: str, phone: str = "", device: Device | None = None
+) -> SignedIn:
     """Create a user, their session and their wallet in the default currency. Raises EmailTaken, Transient.
 
     The session comes first: with Redis down nothing is written, and no user is ever made who cannot be
@@ -52,7 +55,7 @@ def register_user(*, name: str, email: str, password: str, phone: str = "") -> S
         raise EmailTaken("Somebody has registered with this email already.", field="email")
     user = User(id=ObjectId(), name=name, email=UserManager.normalize_email(email), phone=phone)
     user.set_password(password)
-    signed_in = _open_session(user)
+    signed_in = _open_session(user, device)
     try:
         with selectors.unavailable_is_transient():
             user.save(force_insert=True)
@@ -72,7 +75,7 @@ def ensure_default_wallet(user: User) -> None:
     wallets.ensure_wallet(user_id=str(user.pk), currency=settings.DEFAULT_CURRENCY)
 
 
-def sign_in(*, email: str, password: str) -> SignedIn:
+def sign_in(*, email: str, password: str, device: Device | None = None) -> SignedIn:
     """Open a session. Raises InvalidCredentials, the same for every reason, and Transient.
 
     The password is hashed once whether or not there is such a user, so the time says nothing either.
@@ -80,12 +83,12 @@ def sign_in(*, email: str, password: str) -> SignedIn:
     user = selectors.find_user_by_email(email=email)
     if not _password_matches(user, password) or user is None or not user.is_active:
         raise InvalidCredentials("The email or the password is wrong.")
-    signed_in = _open_session(user)
+    signed_in = _open_session(user, device)
     ensure_default_wallet(user)
     return signed_in
 
 
-def refresh_session(*, refresh: str) -> TokenPair:
+def refresh_session(*, refresh: str, device: Device | None = None) -> TokenPair:
     """Exchange a refresh token for the next pair; a second use ends the session.
 
     Raises TokenExpired, NotAuthenticated, and Transient before anything is used up.
@@ -101,6 +104,7 @@ def refresh_session(*, refresh: str) -> TokenPair:
         used_jti=claims.jti,
         next_jti=following.jti,
         expires_at=following.expires_at,
+        device=device,
     )
     return TokenPair(access=_access(user, claims.family), refresh=encoded)
 
@@ -112,6 +116,12 @@ def sign_out(*, refresh: str) -> None:
     """
     claims = tokens.read_refresh(refresh)
     sessions.close_family(user_id=claims.user_id, family=claims.family)
+
+
+def revoke_session(*, user_id: str, family: str) -> None:
+    """End one of a user's sessions. Raises NotFound when it is not open or not theirs, Transient."""
+    if not sessions.close_family(user_id=user_id, family=family):
+        raise NotFound("There is no such session.")
 
 
 def change_password(*, user: User, family: str, current_password: str, new_password: str) -> None:
@@ -190,10 +200,12 @@ def ensure_staff(*, email: str, password: str) -> User:
     return user
 
 
-def _open_session(user: User) -> SignedIn:
+def _open_session(user: User, device: Device | None = None) -> SignedIn:
     family = uuid4().hex
     encoded, claims = tokens.issue_refresh(user_id=str(user.pk), family=family)
-    sessions.open_family(user_id=claims.user_id, family=family, jti=claims.jti, expires_at=claims.expires_at)
+    sessions.open_family(
+        user_id=claims.user_id, family=family, jti=claims.jti, expires_at=claims.expires_at, device=device
+    )
     return SignedIn(user, TokenPair(access=_access(user, family), refresh=encoded))
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from django.urls import path
+from django.urls import path, re_path
 
-from accounts.views import OwnAccountViewSet, SessionViewSet
+from accounts.views import OpenSessionsViewSet, OwnAccountViewSet, SessionViewSet
+from payflow.api.fields import ID_PATTERN
 
 urlpatterns = [
     path("register", SessionViewSet.as_view({"post": "register"}), name="register"),
@@ -12,5 +13,13 @@ urlpatterns = [
     path("refresh", SessionViewSet.as_view({"post": "refresh"}), name="refresh"),
     path("logout", SessionViewSet.as_view({"post": "logout"}), name="logout"),
     path("password", OwnAccountViewSet.as_view({"post": "password"}), name="password"),
+    path(
+        "sessions", OpenSessionsViewSet.as_view({"get": "list", "delete": "destroy_others"}), name="sessions"
+    ),
+    re_path(
+        rf"^sessions/(?P<pk>{ID_PATTERN})\Z",
+        OpenSessionsViewSet.as_view({"delete": "destroy"}),
+        name="session",
+    ),
     path("me", OwnAccountViewSet.as_view({"get": "me"}), name="me"),
 ]

@@ -8,7 +8,7 @@ from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from accounts import schema, selectors, services
+from accounts import schema, selectors, services, sessions
 from accounts.serializers import (
     LoginInput,
     PasswordInput,
@@ -17,6 +17,7 @@ from accounts.serializers import (
     SignedInOutput,
     TokensOutput,
     UserOutput,
+    session_body,
 )
 from payflow.api.describing import described
 from payflow.api.viewsets import ApiViewSet
@@ -29,19 +30,23 @@ class SessionViewSet(ApiViewSet):
 
     authentication_classes = ()
     permission_classes = (AllowAny,)
+    limits = dict.fromkeys(("register", "login", "refresh", "logout"), "auth")
 
     def register(self, request: Request) -> Response:
         """POST /auth/register: create a user with a wallet in the default currency."""
         wanted = _valid(RegisterInput(data=request.data))
-        return Response(SignedInOutput(services.register_user(**wanted)).data, status=201)
+        signed_in = services.register_user(**wanted, device=_device(request))
+        return Response(SignedInOutput(signed_in).data, status=201)
 
     def login(self, request: Request) -> Response:
         """POST /auth/login: open a session."""
-        return Response(SignedInOutput(services.sign_in(**_valid(LoginInput(data=request.data)))).data)
+        wanted = _valid(LoginInput(data=request.data))
+        return Response(SignedInOutput(services.sign_in(**wanted, device=_device(request))).data)
 
     def refresh(self, request: Request) -> Response:
         """POST /auth/refresh: exchange a refresh token, which works once, for the next pair."""
-        pair = services.refresh_session(**_valid(RefreshInput(data=request.data)))
+        wanted = _valid(RefreshInput(data=request.data))
+        pair = services.refresh_session(**wanted, device=_device(request))
         return Response(TokensOutput(pair).data)
 
     def logout(self, request: Request) -> Response:
@@ -50,9 +55,31 @@ class SessionViewSet(ApiViewSet):
         return Response(status=204)
 
 
+@described(schema.OPEN_SESSIONS)
+class OpenSessionsViewSet(ApiViewSet):
+    """The caller's open sessions. Ending one ends its access tokens, too."""
+
+    def list(self, request: Request) -> Response:
+        """GET /auth/sessions: the last used first; at most SESSIONS_PER_USER_MAX."""
+        found = sessions.list_families(user_id=request.user.id)
+        return Response({"results": [session_body(s, current=request.user.family) for s in found]})
+
+    def destroy(self, request: Request, pk: str) -> Response:
+        """DELETE /auth/sessions/{id}: end one."""
+        services.revoke_session(user_id=request.user.id, family=pk)
+        return Response(status=204)
+
+    def destroy_others(self, request: Request) -> Response:
+        """DELETE /auth/sessions: end all but the one that asks."""
+        sessions.close_other_families(user_id=request.user.id, family=request.user.family)
+        return Response(status=204)
+
+
 @described(schema.OWN_ACCOUNT)
 class OwnAccountViewSet(ApiViewSet):
     """The caller's own account."""
+
+    limits = {"password": "auth"}
 
     def password(self, request: Request) -> Response:
         """POST /auth/password: set a new password and end all other sessions."""
@@ -68,6 +95,12 @@ class OwnAccountViewSet(ApiViewSet):
             raise NotAuthenticated("This account cannot be used.")
         services.ensure_default_wallet(user)
         return Response(UserOutput(user).data)
+
+
+def _device(request: Request) -> sessions.Device:
+    return sessions.Device(
+        address=request.META.get("REMOTE_ADDR", ""), user_agent=request.META.get("HTTP_USER_AGENT", "")
+    )
 
 
 def _valid(wanted: Any) -> dict[str, Any]:

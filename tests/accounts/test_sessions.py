@@ -6,6 +6,7 @@ import pytest
 from django.conf import LazySettings
 
 from accounts import sessions
+from accounts.sessions import Device, Session
 from payflow import redisdb
 from payflow.errors import NotAuthenticated, Transient
 
@@ -18,11 +19,21 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The clock that sessions read; a test may move it. Kept ahead of Redis's own, or keys would expire."""
     moment = [NOW]
     monkeypatch.setattr(sessions, "_now", lambda: moment[0])
+    # What the test before ended is not what this process has read.
+    monkeypatch.setattr(sessions._Ended, "families", frozenset())
+    monkeypatch.setattr(sessions._Ended, "read_at", float("-inf"))
     return moment
 
 
-def open_family(family: str, jti: str = "j1", *, expires_at: int = NOW + 100, user_id: str = USER) -> None:
-    sessions.open_family(user_id=user_id, family=family, jti=jti, expires_at=expires_at)
+def open_family(
+    family: str,
+    jti: str = "j1",
+    *,
+    expires_at: int = NOW + 100,
+    user_id: str = USER,
+    device: Device | None = None,
+) -> None:
+    sessions.open_family(user_id=user_id, family=family, jti=jti, expires_at=expires_at, device=device)
 
 
 def rotate(family: str, used: str, following: str, *, expires_at: int = NOW + 200) -> None:
@@ -35,17 +46,117 @@ def stored(user_id: str = USER) -> dict[str, str]:
     return redisdb.client().hgetall(f"payflow:sessions:{user_id}")
 
 
-def test_opening_stores_the_token_and_its_expiry_and_the_key_expires_with_it() -> None:
-    open_family("f1")
-    assert stored() == {"f1": f"j1:{NOW + 100}"}
+def listed() -> list[Session]:
+    return sessions.list_families(user_id=USER)
+
+
+def test_opening_stores_the_token_its_expiry_and_its_device_and_the_key_expires_with_it() -> None:
+    open_family("f1", device=Device("2001:db8::/64", "Mozilla/5.0 (X11; Linux)"))
+    assert stored() == {"f1": f"j1 {NOW + 100} {NOW} {NOW} 2001:db8::/64 Mozilla/5.0 (X11; Linux)"}
     assert redisdb.client().ttl(f"payflow:sessions:{USER}") > 0
 
 
-def test_rotating_swaps_the_token_of_that_family_only() -> None:
+def test_rotating_swaps_the_token_of_that_family_only(now: list[int]) -> None:
     open_family("f1")
     open_family("f2", "j9")
+    now[0] = NOW + 7
     rotate("f1", "j1", "j2")
-    assert stored() == {"f1": f"j2:{NOW + 200}", "f2": f"j9:{NOW + 100}"}
+    assert stored() == {
+        "f1": f"j2 {NOW + 200} {NOW} {NOW + 7} - ",
+        "f2": f"j9 {NOW + 100} {NOW} {NOW} - ",
+    }
+
+
+def test_lists_the_last_used_first_with_where_it_was_used(now: list[int]) -> None:
+    home, away = Device("192.0.2.1", "curl/8.5"), Device("192.0.2.2", "phone")
+    open_family("f1", device=home)
+    now[0] = NOW + 1
+    open_family("f2", "j9")
+    open_family("f3", user_id="another")
+    now[0] = NOW + 2
+    sessions.rotate_family(
+        user_id=USER, family="f1", used_jti="j1", next_jti="j2", expires_at=NOW + 50, device=away
+    )
+    assert listed() == [
+        Session("f1", NOW, NOW + 2, NOW + 50, away),
+        Session("f2", NOW + 1, NOW + 1, NOW + 100, Device()),
+    ]
+    now[0] = NOW + 50
+    assert [session.family for session in listed()] == ["f2"]
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [
+        (Device("192.0.2.1", "x" * 5_000), Device("192.0.2.1", "x" * 200)),
+        (Device("not an address", "a\r\nb\0c\u202ed\u00e9"), Device("", "a?b?c?d?")),
+        (Device("1" * 500, "  "), Device("", "")),
+        (Device("::1", f"j1 {NOW} 1 2 - x"), Device("::1", f"j1 {NOW} 1 2 - x")),
+        (Device("unknown", "\ud800"), Device("", "?")),
+    ],
+    ids=["long", "controls", "a long address", "another session", "a surrogate"],
+)
+def test_what_a_client_says_of_itself_is_bounded_and_printable(sent: Device, kept: Device) -> None:
+    open_family("f1", device=sent)
+    assert [session.device for session in listed()] == [kept]
+
+
+@pytest.mark.parametrize("value", [f"j1:{NOW + 100}", "", "j1", "j1 x y z - ", f"j1 {NOW + 100}"])
+def test_a_value_of_another_form_is_no_session(value: str) -> None:
+    redisdb.client().hset(f"payflow:sessions:{USER}", "f1", value)
+    assert listed() == []
+    with pytest.raises(NotAuthenticated):
+        rotate("f1", "j1", "j2")
+    assert stored() == {}
+
+
+def test_ending_a_session_by_any_way_ends_its_access_tokens(now: list[int], settings: LazySettings) -> None:
+    settings.SESSIONS_PER_USER_MAX = 6
+    for n in range(7):
+        open_family(f"e{n}", expires_at=NOW + 100 + n)  # the first makes way for the last
+    assert sessions.is_ended("e0")
+    rotate("e1", "j1", "j2")
+    with pytest.raises(NotAuthenticated):
+        rotate("e1", "j1", "j3")
+    assert sessions.is_ended("e1")
+    assert not sessions.is_ended("e2")
+    sessions.close_family(user_id=USER, family="e2")
+    assert sessions.is_ended("e2")
+    sessions.close_other_families(user_id=USER, family="e4")
+    assert [sessions.is_ended(f"e{n}") for n in range(7)] == [True] * 4 + [False] + [True] * 2
+    sessions.close_all_families(user_id=USER)
+    assert sessions.is_ended("e4")
+
+
+def test_what_has_ended_is_forgotten_when_its_access_tokens_have_expired(now: list[int]) -> None:
+    open_family("gone", expires_at=NOW + 10_000)
+    open_family("next", expires_at=NOW + 10_000)
+    sessions.close_family(user_id=USER, family="gone")
+    # 15 minutes, and 5 seconds of leeway.
+    now[0] = NOW + 905
+    sessions._Ended.read_at = float("-inf")
+    assert not sessions.is_ended("gone")
+    sessions.close_family(user_id=USER, family="next")
+    assert redisdb.client().zrange("payflow:ended-sessions", 0, -1) == ["next"]
+    assert 0 < redisdb.client().ttl("payflow:ended-sessions") <= 905
+
+
+def test_another_process_learns_of_it_with_its_next_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not sessions.is_ended("elsewhere")
+    redisdb.client().zadd("payflow:ended-sessions", {"elsewhere": NOW + 60})
+    assert not sessions.is_ended("elsewhere")  # read a moment ago
+    monkeypatch.setattr(sessions, "ENDED_READ_EVERY_SECONDS", 0.0)
+    assert sessions.is_ended("elsewhere")
+
+
+def test_closing_what_is_not_there_says_so_and_leaves_no_trace() -> None:
+    assert not sessions.close_family(user_id=USER, family="f1")
+    open_family("f1")
+    assert sessions.close_family(user_id=USER, family="f1")
+    assert not sessions.close_family(user_id=USER, family="f1")
+    open_family("old", expires_at=NOW - 1)
+    assert not sessions.close_family(user_id=USER, family="old")
+    assert redisdb.client().zrange("payflow:ended-sessions", 0, -1) == ["f1"]
 
 
 def test_a_second_use_ends_the_family_and_no_other() -> None:
@@ -133,7 +244,18 @@ def test_without_redis_every_operation_is_transient() -> None:
         lambda: sessions.close_family(user_id=USER, family="f1"),
         lambda: sessions.close_other_families(user_id=USER, family="f1"),
         lambda: sessions.close_all_families(user_id=USER),
+        listed,
     ]
     for operation in operations:
         with pytest.raises(Transient):
             operation()
+
+
+@pytest.mark.usefixtures("redis_down")
+def test_without_redis_a_token_is_believed_and_redis_is_not_asked_for_each() -> None:
+    sessions._Ended.read_at = float("-inf")
+    assert not sessions.is_ended("f1")
+    assert redisdb.is_spared()
+    sessions._Ended.read_at = float("-inf")
+    assert not sessions.is_ended("f1")
+    assert sessions._Ended.read_at == float("-inf")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -13,11 +14,12 @@ from django.urls import URLPattern, URLResolver, get_resolver
 from django.utils import timezone
 
 from accounts import services as accounts
-from accounts import tokens
+from accounts import sessions, tokens
 from tests.accounts.factories import PASSWORD
 from tests.api.client import Api, Party, assert_problem, join, nothing_changes
 from transfers import saga
 
+OWNERS_SESSION = "0" * 32
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 ACTORS = ("anonymous", "stranger", "owner", "staff")
 # These answer people, in HTML, and have their own tests.
@@ -40,6 +42,9 @@ ROWS = {
     "POST /auth/logout": (204, 204, 204, 204),
     "POST /auth/password": (401, 204, 204, 204),
     "GET /auth/me": USERS,
+    "GET /auth/sessions": USERS,
+    "DELETE /auth/sessions": (401, 204, 204, 204),
+    "DELETE /auth/sessions/<pk>": (401, 404, 204, 404),
     "GET /wallets": USERS,
     "POST /wallets": CREATES,
     "GET /wallets/me": USERS,
@@ -95,9 +100,16 @@ class World:
     def knock(self, client: Api, door: str) -> Any:
         """Make a good request."""
         method, route = door.split(" ")
-        pk = self.transaction_id if route.startswith("/transactions") else self.people["owner"].wallet.id
-        path = route.replace("<pk>", pk)
-        return client.get(path) if method == "GET" else client.post_json(path, self.body(route))
+        path = route.replace("<pk>", self.pk(route))
+        if method in {"GET", "DELETE"}:
+            return client.generic(method, path)
+        return client.post_json(path, self.body(route))
+
+    def pk(self, route: str) -> str:
+        """Return the id of what is the owner's at `route`."""
+        if route.startswith("/auth/sessions"):
+            return OWNERS_SESSION
+        return self.transaction_id if route.startswith("/transactions") else self.people["owner"].wallet.id
 
     def body(self, route: str) -> dict[str, Any]:
         """Return a body that `route` takes."""
@@ -123,6 +135,9 @@ def world() -> World:
     body = {"receiver_id": receiver.id, "amount": "1.00"}
     started = people["owner"].api.post_json("/transactions", body).json()
     saga.complete(saga.credit(saga.debit([started["id"]])).credited)
+    sessions.open_family(
+        user_id=people["owner"].id, family=OWNERS_SESSION, jti="x", expires_at=int(time.time()) + 60
+    )
     return World(people, started["id"])
 
 
