@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -24,6 +25,10 @@ class Refused(Exception):  # noqa: N818 - it reads as what happened
     code = "validation_error"
     status = 400
     title = "Invalid request"
+    advice = "Correct the request; sending it again as it is will not help."
+    """What a client should do about it."""
+    headers: Mapping[str, str] = {}
+    """Headers that the answer carries."""
 
     def __init__(self, detail: str, *, field: str | None = None) -> None:
         super().__init__(detail)
@@ -37,6 +42,7 @@ class Transient(Exception):  # noqa: N818
     code = "service_unavailable"
     status = 503
     title = "Service unavailable"
+    advice = "Wait as many seconds as `Retry-After` says, then send it again with the same `Idempotency-Key`."
     retry_after_seconds = 2
 
     def __init__(
@@ -52,6 +58,7 @@ class NotFound(Refused):
     code = "not_found"
     status = 404
     title = "Not found"
+    advice = "Check the address and the ids in it."
 
 
 class NotAuthenticated(Refused):
@@ -60,6 +67,7 @@ class NotAuthenticated(Refused):
     code = "not_authenticated"
     status = 401
     title = "Not authenticated"
+    advice = "Send an access token as `Authorization: Bearer ...`; refresh it or sign in for a new one."
 
 
 class PermissionRefused(Refused):
@@ -68,6 +76,7 @@ class PermissionRefused(Refused):
     code = "permission_denied"
     status = 403
     title = "Permission denied"
+    advice = "Have somebody do it who may."
 
 
 class AlreadyExists(Refused):
@@ -76,6 +85,15 @@ class AlreadyExists(Refused):
     code = "already_exists"
     status = 409
     title = "Already exists"
+    advice = "Use what is there, or another name for what you create."
+
+
+class IdempotencyInProgress(Refused):
+    """The first request with this idempotency key has not been answered yet."""
+
+    code = "idempotency_in_progress"
+    status = 409
+    title = "Idempotency key in progress"
 
 
 class IdempotencyKeyReused(Refused):
@@ -84,3 +102,4 @@ class IdempotencyKeyReused(Refused):
     code = "idempotency_key_reused"
     status = 422
     title = "Idempotency key reused"
+    advice = "Use a new key for a new request; repeat a request unchanged."

@@ -1,39 +1,86 @@
-"""Errors as the API tells them: `application/problem+json` (RFC 9457), built in this one place."""
+"""Errors as the API tells them: `application/problem+json` (RFC 9457), built in this one place.
+
+What must stay true: every answer of 400 and above is a `Refused` or a `Transient`, one of ours or what one of
+the frameworks' stands for. So the classes are the registry of codes: `catalogue` reads it off them, and
+docs/errors.md is written from that. A class with a code of its own says in its docstring what happened and
+in `advice` what to do about it.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from django.core.exceptions import PermissionDenied, RequestDataTooBig
 from django.http import Http404, HttpResponse
+from django.urls import get_resolver
 from pymongo.errors import PyMongoError
 from redis import RedisError
 from rest_framework import exceptions
+from rest_framework.request import Request
 from rest_framework.response import Response
 
 from payflow import correlation
-from payflow.errors import FieldError, Refused, Transient
+from payflow.api.parsers import PayloadTooLarge
+from payflow.errors import FieldError, NotAuthenticated, NotFound, PermissionRefused, Refused, Transient
+from payflow.money import InvalidAmount
 from payflow.mongodb import UNAVAILABLE
 
 logger = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
 TYPE = "urn:payflow:error"
+BEARER = "Bearer"
+BEARER_REFUSED = 'Bearer error="invalid_token"'
 
-_TITLES = {
-    "validation_error": "Invalid request",
-    "not_authenticated": "Not authenticated",
-    "token_expired": "Token expired",
-    "permission_denied": "Permission denied",
-    "not_found": "Not found",
-    "method_not_allowed": "Method not allowed",
-    "unsupported_media_type": "Unsupported media type",
-    "payload_too_large": "Payload too large",
-    "service_unavailable": "Service unavailable",
-    "internal_error": "Internal error",
+
+class MethodNotAllowed(Refused):
+    """This address does not take that method; `Allow` names those it takes."""
+
+    code = "method_not_allowed"
+    status = 405
+    title = "Method not allowed"
+    advice = "Use one of the methods in `Allow`."
+
+
+class LengthRequired(Refused):
+    """The body came in chunks, without its length."""
+
+    code = "length_required"
+    status = 411
+    title = "Length required"
+    advice = "Send `Content-Length` instead of `Transfer-Encoding: chunked`."
+
+
+class UnsupportedMediaType(Refused):
+    """The body is no JSON, or does not say that it is."""
+
+    code = "unsupported_media_type"
+    status = 415
+    title = "Unsupported media type"
+    advice = "Send the body as `Content-Type: application/json`."
+
+
+class InternalError(Refused):
+    """Something that nobody foresaw. It has been logged with the correlation id, for somebody to look at."""
+
+    code = "internal_error"
+    status = 500
+    title = "Internal error"
+    advice = (
+        "Send it again with the same `Idempotency-Key`: what had been done is not done twice."
+        " If that does not help, ask for help and name the `correlation_id`."
+    )
+
+
+_BY_STATUS: dict[int, tuple[type[Refused], str]] = {
+    400: (Refused, "The request is malformed."),
+    403: (PermissionRefused, "You may not do this."),
+    404: (NotFound, "There is nothing at this address."),
+    405: (MethodNotAllowed, "This address does not take that method."),
+    413: (PayloadTooLarge, "The body is too large."),
 }
 
 
@@ -49,7 +96,7 @@ def problem(
     """Return a finished problem document as a response."""
     body = {
         "type": f"{TYPE}:{code}",
-        "title": title or _TITLES.get(code, code.replace("_", " ").capitalize()),
+        "title": title or code.replace("_", " ").capitalize(),
         "status": status,
         "detail": detail,
         "code": code,
@@ -59,22 +106,33 @@ def problem(
     return HttpResponse(json.dumps(body), status=status, content_type=MEDIA_TYPE, headers=dict(headers or {}))
 
 
+def answer(error: Refused | Transient, headers: Mapping[str, str] | None = None) -> HttpResponse:
+    """Return the problem that one of our errors is told as."""
+    errors: Iterable[FieldError] = ()
+    own: dict[str, str] = {}
+    if isinstance(error, Transient):
+        own["Retry-After"] = str(error.retry_after_seconds)
+    else:
+        errors = error.errors
+        own = {"WWW-Authenticate": BEARER} if error.status == 401 else {}
+        own.update(error.headers)
+    return problem(
+        status=error.status, code=error.code, detail=error.detail, title=error.title,
+        errors=errors, headers={**own, **(headers or {})},
+    )  # fmt: skip
+
+
+def of_status(status: int, headers: Mapping[str, str]) -> HttpResponse:
+    """Return the problem in place of an error page of Django's own, of which only the status is known."""
+    unknown = (InternalError, "Something went wrong on our side. It has been logged.")
+    kind, detail = _BY_STATUS.get(status, unknown if status >= 500 else _BY_STATUS[400])
+    return problem(status=status, code=kind.code, detail=detail, title=kind.title, headers=headers)
+
+
 def from_exception(error: BaseException) -> HttpResponse | None:
     """Return the problem that `error` stands for, or None when nobody foresaw it."""
-    if isinstance(error, Refused):
-        headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else {}
-        return problem(
-            status=error.status, code=error.code, detail=error.detail, title=error.title,
-            errors=error.errors, headers=headers,
-        )  # fmt: skip
-    if isinstance(error, Transient):
-        return unavailable(error)
-    if isinstance(error, (*UNAVAILABLE, RedisError)) or isinstance(error.__cause__, UNAVAILABLE):
-        logger.warning("a dependency did not answer", extra={"error": type(error).__name__})
-        return unavailable(Transient())
-    if isinstance(error, PyMongoError):
-        return None
-    return _from_framework(error)
+    ours = error if isinstance(error, Refused | Transient) else _translate(error)
+    return None if ours is None else answer(ours)
 
 
 def as_part(error: Refused | exceptions.ValidationError) -> dict[str, Any]:
@@ -87,44 +145,40 @@ def as_part(error: Refused | exceptions.ValidationError) -> dict[str, Any]:
     return body
 
 
-def unavailable(error: Transient) -> HttpResponse:
-    """Return a 503 that says when to come back."""
-    headers = {"Retry-After": str(error.retry_after_seconds)}
-    return problem(status=503, code=error.code, detail=error.detail, title=error.title, headers=headers)
-
-
-def _from_framework(error: BaseException) -> HttpResponse | None:
-    if isinstance(error, Http404):
-        return problem(status=404, code="not_found", detail="There is nothing here.")
-    if isinstance(error, PermissionDenied):
-        return problem(status=403, code="permission_denied", detail="You may not do this.")
+def _translate(error: BaseException) -> Refused | Transient | None:
+    """Return what another's error is in our words."""
+    if isinstance(error, (*UNAVAILABLE, RedisError)) or isinstance(error.__cause__, UNAVAILABLE):
+        logger.warning("a dependency did not answer", extra={"error": type(error).__name__})
+        return Transient()
+    if isinstance(error, PyMongoError):
+        return None
+    if isinstance(error, Http404 | exceptions.NotFound):
+        return NotFound("There is nothing here.")
+    if isinstance(error, PermissionDenied | exceptions.PermissionDenied):
+        return PermissionRefused("You may not do this.")
     if isinstance(error, RequestDataTooBig):
-        return problem(status=413, code="payload_too_large", detail="The body is too large.")
+        return PayloadTooLarge("The body is too large.")
+    return _translate_drf(error) if isinstance(error, exceptions.APIException) else None
+
+
+def _translate_drf(error: exceptions.APIException) -> Refused:
     if isinstance(error, exceptions.ValidationError):
-        errors = list(flatten(error.get_full_details()))
-        codes = {e.code for e in errors}
-        code = "invalid_amount" if codes == {"invalid_amount"} else "validation_error"
-        detail = errors[0].detail if len(errors) == 1 else f"{len(errors)} fields are not valid; see errors."
-        return problem(status=400, code=code, detail=detail, errors=errors)
-    if isinstance(error, exceptions.APIException):
-        return _from_drf(error)
-    return None
+        return _invalid(list(flatten(error.get_full_details())))
+    if isinstance(error, exceptions.NotAuthenticated | exceptions.AuthenticationFailed):
+        return NotAuthenticated(str(error.detail))
+    if isinstance(error, exceptions.MethodNotAllowed):
+        return MethodNotAllowed(str(error.detail))
+    if isinstance(error, exceptions.UnsupportedMediaType):
+        return UnsupportedMediaType("Send the body as application/json.")
+    return (Refused if error.status_code < 500 else InternalError)(str(error.detail))
 
 
-def _from_drf(error: exceptions.APIException) -> HttpResponse:
-    code = {
-        exceptions.NotAuthenticated: "not_authenticated",
-        exceptions.AuthenticationFailed: "not_authenticated",
-        exceptions.PermissionDenied: "permission_denied",
-        exceptions.NotFound: "not_found",
-        exceptions.MethodNotAllowed: "method_not_allowed",
-        exceptions.UnsupportedMediaType: "unsupported_media_type",
-    }.get(type(error), "validation_error" if error.status_code < 500 else "internal_error")
-    headers = {"WWW-Authenticate": "Bearer"} if error.status_code == 401 else {}
-    detail = str(error.detail)
-    if code == "unsupported_media_type":
-        detail = "Send the body as application/json."
-    return problem(status=error.status_code, code=code, detail=detail, headers=headers)
+def _invalid(errors: list[FieldError]) -> Refused:
+    kind = InvalidAmount if {e.code for e in errors} == {InvalidAmount.code} else Refused
+    detail = errors[0].detail if len(errors) == 1 else f"{len(errors)} fields are not valid; see errors."
+    refusal = kind(detail)
+    refusal.errors = errors
+    return refusal
 
 
 def flatten(details: Any, path: str = "") -> Iterable[FieldError]:
@@ -145,6 +199,58 @@ def flatten(details: Any, path: str = "") -> Iterable[FieldError]:
 def handle_exception(error: Exception, context: dict[str, Any]) -> HttpResponse | Response | None:
     """DRF's exception hook. None lets the error through to Django, which logs it and answers 500."""
     response = from_exception(error)
-    if response is not None and isinstance(error, exceptions.MethodNotAllowed):
-        response["Allow"] = ", ".join(context["view"].allowed_methods)
+    if response is None:
+        return None
+    view, request = context["view"], context["request"]
+    if isinstance(error, exceptions.MethodNotAllowed):
+        response["Allow"] = ", ".join(view.allowed_methods)
+    if isinstance(error, NotAuthenticated) and view.authentication_classes and _has_bearer(request):
+        response["WWW-Authenticate"] = BEARER_REFUSED
     return response
+
+
+def _has_bearer(request: Request) -> bool:
+    """Say whether a token came along: RFC 6750 (3.1) names an error only then."""
+    return request.META.get("HTTP_AUTHORIZATION", "").strip().lower().startswith("bearer ")
+
+
+# --- The registry -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One code: what it is called, what it means, what to do about it."""
+
+    code: str
+    statuses: tuple[int, ...]
+    title: str
+    meaning: str
+    advice: str
+
+
+def catalogue() -> dict[str, Kind]:
+    """Return every code that can be answered, in the order of its status."""
+    # Loads all views, and with them whatever they may raise.
+    _ = get_resolver().url_patterns
+    by_code: dict[str, list[type[Refused] | type[Transient]]] = {}
+    for kind in all_kinds():
+        by_code.setdefault(kind.code, []).append(kind)
+    found = [
+        Kind(
+            code=code,
+            statuses=tuple(sorted({kind.status for kind in kinds})),
+            title=kinds[0].title,
+            meaning=" ".join((kinds[0].__doc__ or "").split()),
+            advice=kinds[0].advice,
+        )
+        for code, kinds in by_code.items()
+    ]
+    return {kind.code: kind for kind in sorted(found, key=lambda kind: (kind.statuses, kind.code))}
+
+
+def all_kinds() -> list[type[Refused] | type[Transient]]:
+    """Return every class of errors that is loaded, parents before children."""
+    kinds: list[Any] = [Refused, Transient]
+    for kind in kinds:
+        kinds.extend(child for child in kind.__subclasses__() if child not in kinds)
+    return kinds
