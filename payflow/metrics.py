@@ -53,6 +53,15 @@ TRANSACTIONS_RECOVERED = Counter(
 TRANSACTIONS_FLAGGED = Counter(
     "payflow_transactions_needing_attention", "Transactions that recovery has flagged for staff."
 )
+IDEMPOTENCY = Counter(
+    "payflow_idempotency",
+    "Requests with an idempotency key: acted (or left to MongoDB to replay), replayed, in_progress, reused,"
+    " unguarded (without Redis).",
+    ["outcome"],
+)
+RATE_LIMITED = Counter(
+    "payflow_rate_limited", "Requests that a rate limit refused, by group of endpoints.", ["group"]
+)
 
 
 def render() -> bytes:

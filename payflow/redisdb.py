@@ -9,6 +9,8 @@ from functools import cache
 
 import redis
 from django.conf import settings
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from payflow.errors import Transient
 
@@ -24,6 +26,9 @@ def client() -> redis.Redis:
         socket_timeout=settings.REDIS_TIMEOUT_SECONDS,
         socket_connect_timeout=settings.REDIS_TIMEOUT_SECONDS,
         health_check_interval=30,
+        # A connection that Redis has closed meanwhile is worth another try. One that hangs is not: left to
+        # itself the client would wait four times.
+        retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
     )
 
 

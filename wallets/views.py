@@ -32,6 +32,10 @@ from wallets.serializers import (
 class WalletViewSet(ApiViewSet):
     """A user's own wallets."""
 
+    limits = dict.fromkeys(("deposit", "withdraw"), "deposits")
+
+    lasting_keys = frozenset({"deposit", "withdraw"})
+
     def handle_exception(self, exc: Exception) -> Response:
         """Answer for an error; a refusal repeated for its idempotency key says so."""
         response = super().handle_exception(exc)

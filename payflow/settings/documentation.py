@@ -68,16 +68,7 @@ SPECTACULAR_SETTINGS = {
     "POSTPROCESSING_HOOKS": ["payflow.api.schema.finish"],
     # What is sent and what is answered are different things, with different rules.
     "COMPONENT_SPLIT_REQUEST": True,
+    # In the order of the addresses.
+    "SORT_OPERATIONS": False,
     "ENUM_GENERATE_CHOICE_DESCRIPTION": False,
-    "SERVE_AUTHENTICATION": [],
-    "SERVE_INCLUDE_SCHEMA": False,
-    "SWAGGER_UI_SETTINGS": {
-        "deepLinking": True,
-        "displayRequestDuration": True,
-        "persistAuthorization": False,
-        "defaultModelsExpandDepth": 0,
-    },
-    "SWAGGER_UI_DIST": "SIDECAR",
-    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
-    "REDOC_DIST": "SIDECAR",
 }

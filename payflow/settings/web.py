@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from payflow import safety
 from payflow.settings.base import (
     BASE_DIR,
     IS_PRODUCTION,
@@ -34,6 +35,7 @@ INSTALLED_APPS = [
     "django.contrib.sessions",
     "django.contrib.messages",
     "django.contrib.staticfiles",
+    "corsheaders",
     "rest_framework",
     "drf_spectacular",
     "drf_spectacular_sidecar",
@@ -45,17 +47,28 @@ INSTALLED_APPS = [
     "transfers",
 ]
 
+# From the outside in. Whoever may answer stands inside of all who add headers to answers.
 MIDDLEWARE = [
+    # Sees every answer, and how long the others took.
     "payflow.api.measuring.MeasuringMiddleware",
+    # Before anything that logs or tells an error.
     "payflow.correlation.CorrelationMiddleware",
+    # Headers for all that comes from within, errors and refusals included.
+    "payflow.api.headers.HeadersMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "payflow.api.headers.PolicyMiddleware",
+    # Answers preflights, which carry no credentials and are nobody's requests yet.
+    "corsheaders.middleware.CorsMiddleware",
+    # Counts also what the next one refuses unread.
+    "payflow.api.limits.LimitsMiddleware",
+    # Outside of all that lets an exception or a page of Django's own escape.
     "payflow.api.middleware.ProblemMiddleware",
-    "django.middleware.security.SecurityMiddleware",
+    # Files need no session.
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
-    "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
 
 TEMPLATES = [
@@ -93,15 +106,14 @@ MIGRATION_MODULES = {
     "auth": "payflow.contrib_migrations.auth",
     "contenttypes": "payflow.contrib_migrations.contenttypes",
 }
-SILENCED_SYSTEM_CHECKS: list[str] = []
-
 # The admin's sessions may be lost with Redis: staff log in again.
 CACHES = {
     "default": {
         "BACKEND": "django.core.cache.backends.redis.RedisCache",
         "LOCATION": REDIS_URL,
         "KEY_PREFIX": "payflow:cache",
-    }
+    },
+    "limits": {"BACKEND": "payflow.api.counters.Counters"},
 }
 SESSION_ENGINE = "django.contrib.sessions.backends.cache"
 SESSION_COOKIE_HTTPONLY = True
@@ -115,8 +127,6 @@ SECURE_HSTS_INCLUDE_SUBDOMAINS = IS_PRODUCTION
 SECURE_PROXY_SSL_HEADER = (
     ("HTTP_X_FORWARDED_PROTO", "https") if env.bool("TRUST_X_FORWARDED_PROTO", default=False) else None
 )
-SECURE_REFERRER_POLICY = "same-origin"
-X_FRAME_OPTIONS = "DENY"
 
 # --- Accounts ---------------------------------------------------------------------------------------------
 
@@ -154,12 +164,26 @@ BODY_BYTES_MAX_BY_PATH = {
 PREFER_WAIT_SECONDS_MAX = 30
 PREFER_WAITERS_MAX = env.int("PREFER_WAITERS_MAX", default=2)
 
+# A request's claim on its idempotency key is renewed while it runs, and ends so long after its process died.
+IDEMPOTENCY_LEASE_SECONDS = env.float("IDEMPOTENCY_LEASE_SECONDS", default=5.0)
+# How long an answer can be replayed from Redis, and how large it may be to be kept there.
+IDEMPOTENCY_STORED_SECONDS = env.int("IDEMPOTENCY_STORED_SECONDS", default=86_400)
+IDEMPOTENCY_ANSWER_BYTES_MAX = env.int("IDEMPOTENCY_ANSWER_BYTES_MAX", default=65_536)
+safety.refuse_out_of_range(
+    [
+        ("IDEMPOTENCY_LEASE_SECONDS", IDEMPOTENCY_LEASE_SECONDS, 1, 60),
+        ("IDEMPOTENCY_STORED_SECONDS", IDEMPOTENCY_STORED_SECONDS, 1, 30 * 86_400),
+        ("IDEMPOTENCY_ANSWER_BYTES_MAX", IDEMPOTENCY_ANSWER_BYTES_MAX, 0, 16 * 2**20),
+    ]
+)
+
 # GET /metrics is for who sends this as a bearer token; without one, for nobody in production, else for all.
 METRICS_TOKEN = env.str("METRICS_TOKEN", default="")
 
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["accounts.authentication.BearerAuthentication"],
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
+    "DEFAULT_THROTTLE_CLASSES": ["payflow.api.limits.GroupLimits"],
     "DEFAULT_PARSER_CLASSES": ["payflow.api.parsers.StrictJSONParser"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_SCHEMA_CLASS": "payflow.api.schema.PayflowSchema",

@@ -1,0 +1,177 @@
+"""Rate limits: how often who may ask, per group of endpoints (RATE_LIMITS in the settings).
+
+`global` counts every request, `auth` what deals with passwords and tokens, `auth_email` the same for each
+email that is named, the others as their names say. Counted is the user where there is one, else the client's
+address. What must stay true: a request is counted once in each of its groups, also when nobody is behind
+it; of N allowed in a window exactly N pass, however many come at once. Without Redis nobody is counted:
+money and reading go on, and what guards passwords stays shut.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from django.conf import settings
+from django.core.cache import caches
+from django.http import HttpRequest
+from django.http.response import HttpResponseBase
+from django_ratelimit.core import get_usage
+from rest_framework.request import Request
+from rest_framework.throttling import BaseThrottle
+
+from payflow import metrics, redisdb
+from payflow.api import problems
+from payflow.api.addresses import client_network
+from payflow.errors import Refused, Transient
+
+if TYPE_CHECKING:
+    # It names this module's throttle in its settings, so it cannot be imported first.
+    from rest_framework.views import APIView
+
+GLOBAL, AUTH, AUTH_EMAIL = "global", "auth", "auth_email"
+SHUT_WITHOUT_REDIS = frozenset({AUTH, AUTH_EMAIL})
+# Machines of our own ask these, often all from one address; the admin's pages are for who has signed in.
+UNCOUNTED = re.compile(r"/(health/live|health/ready|metrics|static/.*|admin/.*)", re.DOTALL)
+ADMIN_LOGIN = "/admin/login/"
+_EMAIL_LENGTH_MAX = 1_000
+
+
+class RateLimited(Refused):
+    """More requests came than are allowed in this time."""
+
+    code = "rate_limited"
+    status = 429
+    title = "Too many requests"
+    advice = "Wait as many seconds as `Retry-After` says, then send it again; spread requests out."
+
+
+class Limit(NamedTuple):
+    """Somebody who is counted in a group."""
+
+    group: str
+    who: str
+
+
+class Usage(NamedTuple):
+    """How far a limit is used; it begins anew after `reset_seconds`."""
+
+    group: str
+    limit: int
+    used: int
+    reset_seconds: int
+
+    @property
+    def remaining(self) -> int:
+        """Return how many more requests would pass."""
+        return max(0, self.limit - self.used)
+
+
+class GroupLimits(BaseThrottle):
+    """DRF's throttle: counts a request in `global` and in what its view's `limits` says of its action."""
+
+    def allow_request(self, request: Request, view: APIView) -> bool:
+        """Return True. Raises RateLimited, or Transient where an endpoint stays shut without Redis."""
+        who = f"user:{request.user.id}" if request.user else _address_of(request)
+        limits = [Limit(GLOBAL, who)]
+        group = getattr(view, "limits", {}).get(getattr(view, "action", None))
+        if group:
+            limits.append(Limit(group, who))
+        if group == AUTH and settings.RATE_LIMITS[AUTH_EMAIL]:
+            limits += _named(request.data.get("email"))
+        count(request._request, limits)
+        return True
+
+
+class LimitsMiddleware:
+    """Counts who never came as far as a view's throttle, and puts the headers on every answer."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
+        self._get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        """Answer; what was refused or not found before it was counted counts for its address."""
+        try:
+            if request.method == "POST" and request.path == ADMIN_LOGIN:
+                count(request, [Limit(AUTH, _address_of(request)), *_named(request.POST.get("username"))])
+            response = self._get_response(request)
+            if not hasattr(request, "rate_usage"):
+                count(request, [Limit(GLOBAL, _address_of(request))])
+        except (RateLimited, Transient) as error:
+            response = problems.answer(error)
+        usage: Usage | None = getattr(request, "rate_usage", None)
+        if usage:
+            response["RateLimit-Limit"] = str(usage.limit)
+            response["RateLimit-Remaining"] = str(usage.remaining)
+            response["RateLimit-Reset"] = str(usage.reset_seconds)
+        return response
+
+
+def count(request: HttpRequest, limits: Sequence[Limit]) -> None:
+    """Count a request, and keep its tightest limit on it.
+
+    Raises RateLimited when one is used up, and Transient when Redis does not answer and one of the groups
+    stays shut without it.
+    """
+    request.rate_usage = None
+    if UNCOUNTED.fullmatch(request.path) and request.path != ADMIN_LOGIN:
+        return
+    limits = [limit for limit in limits if settings.RATE_LIMITS[limit.group]]
+    if not limits:
+        return
+    try:
+        usages = _count(request, limits)
+    except Transient:
+        if SHUT_WITHOUT_REDIS.isdisjoint(limit.group for limit in limits):
+            return
+        raise
+    tightest = min(usages, key=lambda usage: (usage.remaining, -usage.reset_seconds))
+    request.rate_usage = tightest
+    exceeded = [usage for usage in usages if usage.used > usage.limit]
+    for usage in exceeded:
+        metrics.RATE_LIMITED.labels(usage.group).inc()
+    if exceeded:
+        raise _refusal(max(exceeded, key=lambda usage: usage.reset_seconds))
+
+
+def _count(request: HttpRequest, limits: Sequence[Limit]) -> list[Usage]:
+    if redisdb.is_spared():
+        raise Transient("Redis is not answering. Try again shortly.")
+    found = [
+        get_usage(
+            request,
+            group=limit.group,
+            key=lambda group, request, who=limit.who: who,
+            rate=settings.RATE_LIMITS[limit.group],
+            increment=True,
+        )
+        for limit in limits
+    ]
+    counts = caches[settings.RATELIMIT_USE_CACHE].count_noted()
+    # The window's last second belongs to it.
+    return [
+        Usage(limit.group, usage["limit"], counted, usage["time_left"] + 1)
+        for limit, usage, counted in zip(limits, found, counts, strict=True)
+    ]
+
+
+def _refusal(usage: Usage) -> RateLimited:
+    seconds = settings.RATE_LIMITS[usage.group].seconds
+    error = RateLimited(
+        f"At most {usage.limit} such requests are allowed in {seconds} seconds."
+        f" Wait {usage.reset_seconds} seconds, then try again."
+    )
+    error.headers = {"Retry-After": str(usage.reset_seconds)}
+    return error
+
+
+def _address_of(request: HttpRequest | Request) -> str:
+    return f"address:{client_network(request.META)}"
+
+
+def _named(email: Any) -> list[Limit]:
+    """Return the limit of an email, in the one spelling that accounts know it by, if there is one."""
+    if not isinstance(email, str) or len(email) > _EMAIL_LENGTH_MAX:
+        return []
+    return [Limit(AUTH_EMAIL, f"email:{email.strip().lower()}")]

@@ -1,0 +1,91 @@
+"""What stands between clients and the views: rate limits, proxies, browsers' policies."""
+
+from __future__ import annotations
+
+from csp.constants import NONE
+
+from payflow import rates, safety
+from payflow.settings.base import ENVIRONMENT, IS_PRODUCTION, env
+
+# --- Rate limits ------------------------------------------------------------------------------------------
+
+
+def _usually(production: str, development: str) -> str:
+    """Return a rate's default. Development is for load tests, too; tests set the limits they mean."""
+    return {"production": production, "development": development}.get(ENVIRONMENT, "off")
+
+
+RATE_LIMITS = rates.read_rates(
+    {
+        "global": ("RATE_LIMIT_GLOBAL", env.str("RATE_LIMIT_GLOBAL", default=_usually("1200/m", "300000/m"))),
+        "auth": ("RATE_LIMIT_AUTH", env.str("RATE_LIMIT_AUTH", default=_usually("30/m", "6000/m"))),
+        "auth_email": (
+            "RATE_LIMIT_AUTH_EMAIL",
+            env.str("RATE_LIMIT_AUTH_EMAIL", default=_usually("20/10m", "6000/m")),
+        ),
+        "transactions": (
+            "RATE_LIMIT_TRANSACTIONS",
+            env.str("RATE_LIMIT_TRANSACTIONS", default=_usually("300/m", "120000/m")),
+        ),
+        "deposits": (
+            "RATE_LIMIT_DEPOSITS",
+            env.str("RATE_LIMIT_DEPOSITS", default=_usually("120/m", "120000/m")),
+        ),
+        "webhooks": (
+            "RATE_LIMIT_WEBHOOKS",
+            env.str("RATE_LIMIT_WEBHOOKS", default=_usually("30/m", "6000/m")),
+        ),
+    }
+)
+RATELIMIT_USE_CACHE = "limits"
+RATELIMIT_CACHE_PREFIX = "payflow:limits:"
+
+# How many proxies of ours a request passes, each of which adds to X-Forwarded-For whom it got it from.
+TRUSTED_PROXY_HOPS = env.int("TRUSTED_PROXY_HOPS", default=0)
+safety.refuse_out_of_range([("TRUSTED_PROXY_HOPS", TRUSTED_PROXY_HOPS, 0, 10)])
+
+# --- Browsers ---------------------------------------------------------------------------------------------
+
+# For JSON, which needs nothing; payflow/api/headers.py has what the pages for people may do.
+CONTENT_SECURITY_POLICY = {
+    "DIRECTIVES": {
+        "default-src": [NONE],
+        "base-uri": [NONE],
+        "form-action": [NONE],
+        "frame-ancestors": [NONE],
+    }
+}
+# The admin's forms need the referrer: Django compares it when it guards against forged requests.
+SECURE_REFERRER_POLICY = "same-origin"
+SECURE_CONTENT_TYPE_NOSNIFF = True
+SECURE_CROSS_ORIGIN_OPENER_POLICY = "same-origin"
+X_FRAME_OPTIONS = "DENY"
+# Its heir stands in MIDDLEWARE.
+SILENCED_SYSTEM_CHECKS = ["security.W001"]
+
+# Web pages of these origins may call the API. Tokens come in a header, so no cookie is ever needed.
+CORS_ALLOWED_ORIGINS = env.list("CORS_ALLOWED_ORIGINS", default=[])
+CORS_ALLOWED_ORIGIN_REGEXES = [] if IS_PRODUCTION else [r"\Ahttp://(localhost|127\.0\.0\.1)(:[0-9]{1,5})?\Z"]
+CORS_ALLOW_CREDENTIALS = False
+CORS_URLS_REGEX = r"\A/(?!admin/)"
+CORS_ALLOW_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+CORS_ALLOW_HEADERS = (
+    "authorization",
+    "content-type",
+    "idempotency-key",
+    "x-idempotency-key",
+    "prefer",
+    "x-correlation-id",
+    "x-request-id",
+)
+CORS_EXPOSE_HEADERS = (
+    "Location",
+    "Retry-After",
+    "RateLimit-Limit",
+    "RateLimit-Remaining",
+    "RateLimit-Reset",
+    "Idempotent-Replayed",
+    "Preference-Applied",
+    "X-Correlation-Id",
+)
+CORS_PREFLIGHT_MAX_AGE = 7_200

@@ -1,0 +1,286 @@
+"""Rate limits over HTTP: who is counted where, what the answers say, and what happens without Redis."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from django.conf import LazySettings
+from django.test import Client
+from django.urls import get_resolver
+from prometheus_client import REGISTRY
+
+from payflow import redisdb
+from payflow.rates import Rate
+from tests.accounts.factories import PASSWORD
+from tests.api.client import Api, Party, assert_problem, nothing_changes
+
+DAY = 86_400
+HEADERS = ("RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset")
+LOGIN = {"email": "anna@example.com", "password": "not the password"}
+Limited = Callable[..., None]
+
+
+@pytest.fixture
+def limited(settings: LazySettings) -> Limited:
+    """Sets limits, for a day, so that no window ends while a test runs."""
+
+    def limit(seconds: int = DAY, **limits: int) -> None:
+        rates = {group: Rate(count, seconds) for group, count in limits.items()}
+        settings.RATE_LIMITS = {**settings.RATE_LIMITS, **rates}
+
+    return limit
+
+
+def pay(party: Party | Api, **headers: str) -> Any:
+    api = party.api if isinstance(party, Party) else party
+    return api.post_json("/transactions", {"receiver_email": "bob@example.com", "amount": "0.01"}, **headers)
+
+
+def log_in(address: str = "10.0.0.1", **changes: str) -> Any:
+    return Api().post("/auth/login", {**LOGIN, **changes}, "application/json", REMOTE_ADDR=address)
+
+
+def standing(response: Any) -> tuple[int, int]:
+    return int(response["RateLimit-Limit"]), int(response["RateLimit-Remaining"])
+
+
+# --- Who is counted, and where ----------------------------------------------------------------------------
+
+
+def test_a_limit_is_every_user_s_own(anna: Party, bob: Party, stranger: Party, limited: Limited) -> None:
+    limited(transactions=2)
+    assert [pay(anna).status_code for _ in range(3)] == [201, 201, 429]
+    assert pay(stranger).status_code == 201
+    assert anna.api.get("/transactions").status_code == 200, "another group"
+
+
+def test_a_user_takes_their_count_along_to_another_address(anna: Party, bob: Party, limited: Limited) -> None:
+    limited(transactions=1)
+    codes = [pay(Api(anna.another_client().defaults["HTTP_AUTHORIZATION"][7:])).status_code for _ in "ab"]
+    assert codes == [201, 429]
+
+
+def test_deposits_and_withdrawals_share_a_limit(anna: Party, limited: Limited) -> None:
+    limited(deposits=2)
+    moves = ("deposit", "withdraw", "deposit")
+    codes = [anna.api.post_json(f"/wallets/me/{move}", {"amount": "1"}).status_code for move in moves]
+    assert codes == [201, 201, 429]
+
+
+def test_who_is_nobody_is_counted_by_address(limited: Limited) -> None:
+    limited(**{"global": 2})
+    codes = [
+        Client(REMOTE_ADDR=a).get("/").status_code for a in ("10.0.0.1", "10.0.0.1", "10.0.0.1", "10.0.0.2")
+    ]
+    assert codes == [200, 200, 429, 200]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/nothing", 404), ("GET", "/transactions", 401), ("POST", "/transactions", 401),
+     ("PUT", "/", 405), ("GET", "/nothing\0", 404), ("OPTIONS", "/", 200)],
+)  # fmt: skip
+@pytest.mark.parametrize("token", [None, "nonsense"])
+def test_requests_that_come_to_nothing_count_once(
+    limited: Limited, token: str | None, method: str, path: str, status: int
+) -> None:
+    limited(**{"global": 2})
+    answers = [Api(token).send(method, path) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [status, status, 429]
+    assert [standing(answer) for answer in answers] == [(2, 1), (2, 0), (2, 0)]
+    assert_problem(answers[2], 429, "rate_limited")
+
+
+def test_who_may_not_counts(anna: Party, limited: Limited) -> None:
+    limited(**{"global": 1})
+    assert [anna.api.get("/ledger/audit").status_code for _ in "ab"] == [403, 429]
+
+
+def test_a_body_refused_unread_counts(limited: Limited) -> None:
+    limited(**{"global": 1})
+    codes = [Api().send("POST", "/", b"{}", Content_Length="9999999").status_code for _ in "ab"]
+    assert codes == [413, 429]
+
+
+@pytest.mark.parametrize("path", ["/health/live", "/health/ready", "/metrics"])
+def test_what_our_own_machines_ask_is_not_counted(limited: Limited, path: str) -> None:
+    limited(**{"global": 1})
+    answers = [Api().get(path) for _ in range(3)]
+    assert {answer.status_code for answer in answers} == {200}
+    assert not any(answer.has_header(name) for answer in answers for name in HEADERS)
+
+
+@pytest.mark.parametrize("path", ["register", "login", "refresh", "logout"])
+def test_account_endpoints_count_by_address(limited: Limited, path: str) -> None:
+    limited(auth=2)
+    with nothing_changes():
+        codes = [Api().post_json(f"/auth/{path}", {}).status_code for _ in range(3)]
+    assert codes == [400, 400, 429]
+
+
+def test_a_password_is_guessed_by_a_user_a_few_times_only(anna: Party, limited: Limited) -> None:
+    limited(auth=1)
+    body = {"current_password": "wrong", "new_password": "a better password"}
+    assert [anna.api.post_json("/auth/password", body).status_code for _ in "ab"] == [401, 429]
+
+
+def test_an_email_is_counted_wherever_it_is_asked_from(anna: Party, limited: Limited) -> None:
+    limited(auth_email=2)
+    spellings = ("anna@example.com", " ANNA@example.com ", "Anna@Example.COM")
+    codes = [log_in(f"10.0.0.{n}", email=email).status_code for n, email in enumerate(spellings)]
+    assert codes == [401, 401, 429]
+    assert log_in("10.0.0.9", email="bob@example.com").status_code == 401
+    register = {"name": "Anna", "email": "anna@example.com", "password": PASSWORD}
+    assert Api().post_json("/auth/register", register).status_code == 429
+
+
+def test_nothing_of_an_email_or_an_address_stands_in_redis(anna: Party, limited: Limited) -> None:
+    limited(auth=5, auth_email=5)
+    log_in()
+    keys = redisdb.client().keys("payflow:limits:*")
+    assert len(keys) == 2
+    assert not any("anna" in key or "10.0.0" in key for key in keys)
+    assert all(0 < redisdb.client().ttl(key) <= DAY + 5 for key in keys)
+
+
+@pytest.mark.parametrize("email", [None, 1, [], {}, "x" * 5_000, ""])
+def test_an_email_that_is_none_counts_for_its_address(limited: Limited, email: object) -> None:
+    limited(auth=1, auth_email=1)
+    body = {"email": email, "password": PASSWORD}
+    assert [Api().post_json("/auth/login", body).status_code for _ in "ab"] == [400, 429]
+
+
+def test_the_admin_s_login_is_no_way_round(anna: Party, limited: Limited) -> None:
+    limited(auth_email=2)
+    form = {"username": "anna@example.com", "password": "wrong"}
+    assert [Client().post("/admin/login/", form).status_code for _ in range(3)] == [200, 200, 429]
+    assert log_in().status_code == 429
+
+
+def test_every_group_that_a_view_names_exists(settings: LazySettings) -> None:
+    named: set[str] = set()
+    patterns = list(get_resolver().url_patterns)
+    for pattern in patterns:
+        patterns += getattr(pattern, "url_patterns", [])
+        view = getattr(getattr(pattern, "callback", None), "cls", None)
+        named |= set(getattr(view, "limits", {}).values())
+    assert named >= {"auth", "transactions", "deposits"}
+    assert named <= set(settings.RATE_LIMITS)
+
+
+# --- What the answers say ---------------------------------------------------------------------------------
+
+
+def test_headers_tell_the_tightest_limit(anna: Party, bob: Party, limited: Limited) -> None:
+    limited(**{"global": 10, "transactions": 3})
+    assert standing(anna.api.get("/wallets")) == (10, 9)
+    assert standing(pay(anna)) == (3, 2)
+    limited(**{"global": 3})
+    assert standing(anna.api.get("/wallets")) == (3, 2)
+    assert standing(pay(anna)) == (3, 1)
+    assert 0 < int(pay(anna)["RateLimit-Reset"]) <= DAY
+
+
+def test_errors_tell_it_too(anna: Party, limited: Limited) -> None:
+    limited(**{"global": 10})
+    for number, (path, status) in enumerate({"/transactions?limit=x": 400, "/transactions/x": 404}.items()):
+        response = anna.api.get(path)
+        assert (response.status_code, standing(response)) == (status, (10, 9 - number))
+
+
+def test_a_refusal_says_what_to_do_and_is_counted(anna: Party, bob: Party, limited: Limited) -> None:
+    def refused() -> float:
+        return REGISTRY.get_sample_value("payflow_rate_limited_total", {"group": "transactions"}) or 0.0
+
+    limited(transactions=1)
+    pay(anna)
+    before = refused()
+    with nothing_changes():
+        response = pay(anna)
+    problem = assert_problem(response, 429, "rate_limited")
+    assert 0 < int(response["Retry-After"]) <= DAY
+    assert response["Retry-After"] == response["RateLimit-Reset"]
+    assert standing(response) == (1, 0)
+    assert f"Wait {response['Retry-After']} seconds" in problem["detail"]
+    assert refused() == before + 1
+
+
+def test_after_the_reset_requests_pass_again(anna: Party, bob: Party, limited: Limited) -> None:
+    limited(seconds=2, transactions=1)
+    refused = next(answer for answer in (pay(anna) for _ in range(50)) if answer.status_code == 429)
+    time.sleep(int(refused["Retry-After"]))
+    assert pay(anna).status_code == 201
+
+
+def test_a_refused_request_uses_up_no_idempotency_key(anna: Party, bob: Party, limited: Limited) -> None:
+    limited(transactions=1)
+    pay(anna)
+    assert pay(anna, Idempotency_Key="dinner").status_code == 429
+    limited(transactions=10)
+    response = pay(anna, Idempotency_Key="dinner")
+    assert response.status_code == 201
+    assert "Idempotent-Replayed" not in response
+
+
+def test_no_limit_no_header(anna: Party) -> None:
+    assert not any(anna.api.get("/wallets").has_header(name) for name in HEADERS)
+
+
+def test_of_many_at_once_exactly_as_many_pass_as_may(anna: Party, limited: Limited) -> None:
+    limited(deposits=20)
+    clients = [anna.another_client() for _ in range(50)]
+    with ThreadPoolExecutor(50) as pool:
+        codes = pool.map(
+            lambda client: client.post_json("/wallets/me/withdraw", {"amount": "1000"}).status_code, clients
+        )
+    assert Counter(codes) == {409: 20, 429: 30}
+
+
+# --- Without Redis ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def everything_limited(limited: Limited, settings: LazySettings) -> None:
+    limited(**dict.fromkeys(settings.RATE_LIMITS, 100))
+
+
+@pytest.mark.usefixtures("everything_limited")
+def test_without_redis_reading_and_money_go_on_uncounted(anna: Party, bob: Party, redis_down: None) -> None:
+    for answer in (
+        anna.api.get("/wallets"),
+        anna.api.get("/transactions"),
+        anna.api.post_json("/wallets/me/deposit", {"amount": "1"}),
+        pay(anna),
+    ):
+        assert answer.status_code in {200, 201}
+        assert not any(answer.has_header(name) for name in HEADERS)
+
+
+@pytest.mark.usefixtures("everything_limited")
+def test_without_redis_nobody_tries_passwords(anna: Party, redis_down: None) -> None:
+    with nothing_changes():
+        for answer in (
+            log_in(),
+            log_in(password=PASSWORD),
+            Api().post_json("/auth/register", {"name": "N", "email": "n@example.com", "password": PASSWORD}),
+            anna.api.post_json("/auth/password", {"current_password": PASSWORD, "new_password": "x" * 12}),
+        ):
+            assert_problem(answer, 503, "service_unavailable")
+            assert int(answer["Retry-After"]) > 0
+
+
+@pytest.mark.usefixtures("everything_limited")
+def test_a_redis_that_just_failed_is_not_asked_again(
+    anna: Party, bob: Party, settings: LazySettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.REDIS_SPARED_SECONDS = 60.0
+    monkeypatch.setattr(redisdb, "_silent_since", time.monotonic())
+    monkeypatch.setattr(redisdb, "client", lambda: pytest.fail("Redis was asked"))
+    assert pay(anna).status_code == 201
+    assert anna.api.get("/wallets").status_code == 200
+    assert_problem(log_in(), 503, "service_unavailable")
