@@ -29,6 +29,10 @@ POINTS = (
     "batch.written",
     "batch.decided",
     "wallets.posted",
+    # Any request with an idempotency key.
+    "idempotency.claimed",
+    "idempotency.answered",
+    "idempotency.stored",
     # Ledger entries, whoever posts them.
     "posting.before_insert",
     "posting.between_inserts",

@@ -96,6 +96,14 @@ class IdempotencyInProgress(Refused):
     title = "Idempotency key in progress"
 
 
+class IdempotencyInProgress(Refused):
+    """The first request with this idempotency key has not been answered yet."""
+
+    code = "idempotency_in_progress"
+    status = 409
+    title = "Idempotency key in progress"
+
+
 class IdempotencyKeyReused(Refused):
     """The idempotency key has been used for a different request."""
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from rest_framework import viewsets
+from payflow.api.idempotent import IdempotentViewSet
 
 
-class ApiViewSet(viewsets.ViewSet):
+class ApiViewSet(IdempotentViewSet):
     """Answers that no cache may keep (RFC 9111, 5.2.2.5): they are about somebody's account or money."""
 
     scopes: ClassVar[Mapping[str, str]] = {}

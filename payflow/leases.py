@@ -1,0 +1,73 @@
+"""Leases on idempotency keys: a claim in Redis lasts for seconds, and is renewed while its request runs.
+
+What must stay true: a process that dies renews nothing, so what it held is free again when the lease ends.
+One thread per process renews; it starts with the first lease and sleeps while there is none.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+from django.conf import settings
+
+from payflow import redisdb
+from payflow.errors import Transient
+
+logger = logging.getLogger(__name__)
+# No request takes so long (`Prefer: wait` ends after 30 seconds): what is held longer hangs.
+HELD_SECONDS_MAX = 120.0
+_RENEWALS_PER_LEASE = 3
+
+_RENEW = """
+for i = 1, #KEYS do
+  if redis.pcall('HGET', KEYS[i], 'owner') == ARGV[i + 1] then redis.call('PEXPIRE', KEYS[i], ARGV[1]) end
+end
+"""
+
+_lock = threading.Lock()
+_is_needed = threading.Event()
+_keeper: threading.Thread | None = None
+# By token: the Redis key it stands in, and until when it is renewed.
+_held: dict[str, tuple[str, float]] = {}
+
+
+def hold(key: str, token: str) -> None:
+    """Renew the lease that `token` has on a Redis key from now on."""
+    global _keeper
+    with _lock:
+        _held[token] = key, time.monotonic() + HELD_SECONDS_MAX
+        _is_needed.set()
+        if _keeper is None or not _keeper.is_alive():
+            _keeper = threading.Thread(target=_keep, name="idempotency-leases", daemon=True)
+            _keeper.start()
+
+
+def let_go(token: str) -> None:
+    """Renew it no longer."""
+    with _lock:
+        _held.pop(token, None)
+
+
+def _keep() -> None:
+    while True:
+        _is_needed.wait()
+        time.sleep(settings.IDEMPOTENCY_LEASE_SECONDS / _RENEWALS_PER_LEASE)
+        with _lock:
+            now = time.monotonic()
+            wanted = {token: key for token, (key, until) in _held.items() if until > now}
+            if not _held:
+                _is_needed.clear()
+        if wanted:
+            _renew(wanted)
+
+
+def _renew(wanted: dict[str, str]) -> None:
+    milliseconds = round(settings.IDEMPOTENCY_LEASE_SECONDS * 1000)
+    try:
+        with redisdb.unavailable_is_transient():
+            script = redisdb.client().register_script(_RENEW)
+            script(keys=list(wanted.values()), args=[milliseconds, *wanted])
+    except Transient:
+        logger.warning("idempotency leases not renewed; trying again")
