@@ -94,14 +94,8 @@ class IdempotencyInProgress(Refused):
     code = "idempotency_in_progress"
     status = 409
     title = "Idempotency key in progress"
-
-
-class IdempotencyInProgress(Refused):
-    """The first request with this idempotency key has not been answered yet."""
-
-    code = "idempotency_in_progress"
-    status = 409
-    title = "Idempotency key in progress"
+    advice = "Send it again in a second, unchanged and with the same key."
+    headers = {"Retry-After": "1"}
 
 
 class IdempotencyKeyReused(Refused):

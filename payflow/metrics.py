@@ -62,12 +62,6 @@ IDEMPOTENCY = Counter(
 RATE_LIMITED = Counter(
     "payflow_rate_limited", "Requests that a rate limit refused, by group of endpoints.", ["group"]
 )
-IDEMPOTENCY = Counter(
-    "payflow_idempotency",
-    "Requests with an idempotency key: acted (or left to MongoDB to replay), replayed, in_progress, reused,"
-    " unguarded (without Redis).",
-    ["outcome"],
-)
 
 
 def render() -> bytes:

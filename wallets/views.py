@@ -32,8 +32,6 @@ from wallets.serializers import (
 class WalletViewSet(ApiViewSet):
     """A user's own wallets."""
 
-    lasting_keys = frozenset({"deposit", "withdraw"})
-
     limits = dict.fromkeys(("deposit", "withdraw"), "deposits")
 
     lasting_keys = frozenset({"deposit", "withdraw"})

@@ -25,7 +25,6 @@ METHODS = frozenset({"POST", "PUT", "PATCH"})
 # What a replay says again. Everything else (limits, dates, ids of the request) belongs to one answer only.
 HEADERS_KEPT = ("Cache-Control", "Content-Type", "Location", "Preference-Applied")
 STATUSES_NOT_KEPT = frozenset({401, 403, 429})
-RETRY_AFTER_SECONDS = 1
 
 
 class _Replay(Exception):  # noqa: N818 - no error: it leaves DRF's dispatch before the handler
@@ -72,7 +71,6 @@ class IdempotentViewSet(viewsets.ViewSet):
         response = super().handle_exception(exc)
         if isinstance(exc, IdempotencyInProgress):
             metrics.IDEMPOTENCY.labels(outcome="in_progress").inc()
-            response["Retry-After"] = str(RETRY_AFTER_SECONDS)
         if isinstance(exc, IdempotencyKeyReused):
             metrics.IDEMPOTENCY.labels(outcome="reused").inc()
             # A service may know of an earlier request that Redis has forgotten: the key stays that one's.

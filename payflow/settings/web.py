@@ -177,19 +177,6 @@ safety.refuse_out_of_range(
     ]
 )
 
-# A request's claim on its idempotency key is renewed while it runs, and ends so long after its process died.
-IDEMPOTENCY_LEASE_SECONDS = env.float("IDEMPOTENCY_LEASE_SECONDS", default=5.0)
-# How long an answer can be replayed from Redis, and how large it may be to be kept there.
-IDEMPOTENCY_STORED_SECONDS = env.int("IDEMPOTENCY_STORED_SECONDS", default=86_400)
-IDEMPOTENCY_ANSWER_BYTES_MAX = env.int("IDEMPOTENCY_ANSWER_BYTES_MAX", default=65_536)
-safety.refuse_out_of_range(
-    [
-        ("IDEMPOTENCY_LEASE_SECONDS", IDEMPOTENCY_LEASE_SECONDS, 1, 60),
-        ("IDEMPOTENCY_STORED_SECONDS", IDEMPOTENCY_STORED_SECONDS, 1, 30 * 86_400),
-        ("IDEMPOTENCY_ANSWER_BYTES_MAX", IDEMPOTENCY_ANSWER_BYTES_MAX, 0, 16 * 2**20),
-    ]
-)
-
 # GET /metrics is for who sends this as a bearer token; without one, for nobody in production, else for all.
 METRICS_TOKEN = env.str("METRICS_TOKEN", default="")
 
