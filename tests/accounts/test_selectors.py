@@ -56,3 +56,14 @@ def test_both_lookups_are_served_by_an_index() -> None:
 def test_only_an_unreachable_database_is_transient(cause: PyMongoError, expected: type[Exception]) -> None:
     with pytest.raises(expected), selectors.unavailable_is_transient():
         raise DatabaseError from cause
+
+
+def test_many_active_users_are_found_at_once_by_id_and_by_email_as_it_was_given() -> None:
+    first, second, inactive = UserFactory(), UserFactory(), UserFactory(is_active=False)
+    ids = {name: str(user.pk) for name, user in (("first", first), ("second", second), ("gone", inactive))}
+    asked = [*ids.values(), "x", "f" * 24, ids["first"].upper()]
+    assert selectors.find_active_ids(user_ids=asked) == {ids["first"], ids["second"]}
+    spellings = [first.email, f" {first.email.upper()} ", second.email, inactive.email, ".*", ""]
+    assert selectors.find_active_ids_by_email(emails=spellings) == {
+        first.email: ids["first"], f" {first.email.upper()} ": ids["first"], second.email: ids["second"],
+    }  # fmt: skip

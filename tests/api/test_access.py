@@ -26,6 +26,7 @@ ACTORS = ("anonymous", "stranger", "owner", "staff")
 EXCLUDED = ("/admin/", "/docs", "/redoc", "/static/")
 
 EVERYONE, CREATES = (200, 200, 200, 200), (401, 201, 201, 201)
+PAYMENT = {"receiver_email": "receiver@example.com", "amount": "1.00"}
 USERS, OWNERS, STAFF = (401, 200, 200, 200), (401, 404, 200, 200), (401, 403, 403, 200)
 
 # What an anonymous caller, a stranger, the owner and staff get for a good request.
@@ -55,6 +56,8 @@ ROWS = {
     "GET /transactions": USERS,
     "POST /transactions": CREATES,
     "GET /transactions/<pk>": OWNERS,
+    "POST /transactions/batch": CREATES,
+    "GET /transactions/batch/<pk>": OWNERS,
     "GET /transactions/<pk>/receipt": OWNERS,
     "GET /ledger/keys": EVERYONE,
     "GET /ledger/simulation": STAFF,
@@ -93,6 +96,7 @@ class World:
 
     people: dict[str, Party]
     transaction_id: str
+    batch_id: str
 
     def client(self, actor: str) -> Api:
         return self.people[actor].api if actor in self.people else Api()
@@ -109,6 +113,8 @@ class World:
         """Return the id of what is the owner's at `route`."""
         if route.startswith("/auth/sessions"):
             return OWNERS_SESSION
+        if route.startswith("/transactions/batch"):
+            return self.batch_id
         return self.transaction_id if route.startswith("/transactions") else self.people["owner"].wallet.id
 
     def body(self, route: str) -> dict[str, Any]:
@@ -123,7 +129,8 @@ class World:
             "/wallets": {"currency": "EUR"},
             "/wallets/me/deposit": {"amount": "1.00"},
             "/wallets/me/withdraw": {"amount": "1.00"},
-            "/transactions": {"receiver_email": "receiver@example.com", "amount": "1.00"},
+            "/transactions": PAYMENT,
+            "/transactions/batch": {"transfers": [PAYMENT]},
             "/ledger/simulation": {"enabled": False},
         }.get(route, {})
 
@@ -132,13 +139,14 @@ class World:
 def world() -> World:
     people = {name: join(name.title(), cents=100_00, is_staff=name == "staff") for name in ACTORS[1:]}
     receiver = join("Receiver")
-    body = {"receiver_id": receiver.id, "amount": "1.00"}
-    started = people["owner"].api.post_json("/transactions", body).json()
+    body = {"transfers": [{"receiver_id": receiver.id, "amount": "1.00"}]}
+    batch = people["owner"].api.post_json("/transactions/batch", body).json()
+    started = batch["results"][0]["transaction"]
     saga.complete(saga.credit(saga.debit([started["id"]])).credited)
     sessions.open_family(
         user_id=people["owner"].id, family=OWNERS_SESSION, jti="x", expires_at=int(time.time()) + 60
     )
-    return World(people, started["id"])
+    return World(people, started["id"], batch["id"])
 
 
 def test_every_route_and_method_has_a_row() -> None:

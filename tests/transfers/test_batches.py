@@ -1,0 +1,334 @@
+"""A batch whose writers die, race, come late or cannot go on: it is written whole, once, all the same."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.conf import LazySettings, settings
+from django.core.management import call_command
+
+from payflow import clock, mongodb
+from payflow.errors import Transient
+from payflow.mongodb import collection
+from tests.transfers import world
+from transfers import batches, recovery, selectors, services
+from transfers.documents import Transaction, TransferBatch
+from transfers.parties import TransferRequest
+from transfers.services import Key
+from transfers.states import Status
+
+pytestmark = pytest.mark.usefixtures("audited")
+KEY = Key("payroll", "digest")
+POINTS = ["batch.planned", "batch.written", "batch.decided"]
+
+
+@pytest.fixture(autouse=True)
+def _settled(audited: None) -> Iterator[None]:
+    """Whatever a test has left is ended by recovery, and nothing is missing or there twice."""
+    yield
+    recover()
+    assert collection(TransferBatch).count_documents({"due_at": {"$exists": True}}) == 0
+    for row in collection(TransferBatch).find():
+        wanted = [t["_id"] for t in batches.transactions_of(row)]
+        assert [t["_id"] for t in transactions({"batch_id": row["_id"]})] == wanted
+        assert row["size"] - row["refused"] == len(wanted)
+    call_command("audit", expect_settled=True, verbosity=0)
+
+
+def transactions(query: dict[str, Any]) -> list[dict[str, Any]]:
+    return list(collection(Transaction).find(query).sort("_id", 1))
+
+
+def make_due() -> None:
+    """Let recovery see everything that is unfinished as stalled."""
+    past = {"$set": {"due_at": clock.after(clock.now(), -1)}}
+    for document in (TransferBatch, Transaction):
+        collection(document).update_many({"due_at": {"$exists": True}}, past)
+
+
+def recover() -> None:
+    """Let two ticks pass: one for batches, one for what they have become."""
+    for _ in range(2):
+        make_due()
+        recovery.recover_stalled()
+
+
+def wish(
+    sender: str, receiver: str, amount_minor: int = 100, reference: str | None = None
+) -> TransferRequest:
+    return TransferRequest(sender, receiver, None, amount_minor, "USD", "", reference)
+
+
+def wishes(sender: str, receiver: str) -> list[Any]:
+    """Return six transfers: four good ones, one of them with a reference that is taken, and two bad ones."""
+    refused = {"code": "validation_error"}
+    found: list[Any] = [wish(sender, receiver, n, f"r{n}") for n in range(1, 5)]
+    return [found[0], refused, *found[1:], wish(sender, sender)]
+
+
+def begin(sender: str, receiver: str, key: Key | None = KEY) -> batches.StartedBatch:
+    return batches.start_batch(sender_id=sender, wishes=wishes(sender, receiver), key=key)
+
+
+def planned(sender: str, receiver: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Return a batch of which nothing but its document is written."""
+    with monkeypatch.context() as patched:
+        patched.setattr(batches, "finish", lambda row: (row, False))
+        return begin(sender, receiver, None).row
+
+
+@pytest.fixture
+def taken(alice: str, bob: str) -> str:
+    """The third good transfer's reference names another one already."""
+    return services.start_transaction(request=wish(alice, bob, 7, "r3"), key=None).row["_id"]
+
+
+def codes(row: dict[str, Any]) -> list[str | None]:
+    return [
+        result["problem"]["code"] if "problem" in result else None
+        for result in batches.batch_body(row)["results"]
+    ]
+
+
+MIXED = [None, "validation_error", None, "already_exists", None, "self_transfer"]
+
+
+class Death(BaseException):
+    """A process ends here."""
+
+
+def die_at(monkeypatch: pytest.MonkeyPatch, point: str) -> None:
+    def die(name: str) -> None:
+        if name == point:
+            raise Death(point)
+
+    monkeypatch.setattr(batches, "crash_point", die)
+
+
+# --- Death ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("taken")
+@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("who", ["repeat", "recovery", "recovery, then repeat"])
+def test_whoever_comes_after_a_death_finishes_the_batch(
+    point: str, who: str, alice: str, bob: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        die_at(patched, point)
+        with pytest.raises(Death):
+            begin(alice, bob)
+    if "recovery" in who:
+        recover()
+        assert (world.balance_of(alice), world.balance_of(bob)) == (10_000 - 7 - 7, 7 + 7)
+    if "repeat" in who:
+        again = begin(alice, bob)
+        # Whoever decides sets going; what was decided before is recovery's.
+        assert len(again.transaction_ids) == (3 if who == "repeat" and point != "batch.decided" else 0)
+        assert (again.replayed, codes(again.row)) == (True, MIXED)
+        assert begin(alice, bob) == batches.StartedBatch(again.row, True, [])
+    assert len(transactions({"batch_id": {"$exists": True}})) == 3
+
+
+@pytest.mark.usefixtures("taken")
+@pytest.mark.parametrize("there", [1, 2, 3])
+def test_a_death_in_the_middle_of_the_insert_is_finished_too(
+    there: int, alice: str, bob: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = planned(alice, bob, monkeypatch)
+    rows = [t for t in batches.transactions_of(row) if t["reference"] != "r3"]
+    collection(Transaction).insert_many(rows[-there:])
+    decided, is_ours = batches.finish(row)
+    assert (codes(decided), is_ours) == (MIXED, True)
+
+
+CRASHING = """
+import django; django.setup()
+import sys
+from tests.transfers import test_batches
+test_batches.begin(sys.argv[1], sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_killed_process_leaves_a_batch_that_recovery_finishes(
+    point: str, alice: str, bob: str, tmp_path: Path
+) -> None:
+    environment = {**os.environ, "PAYFLOW_CRASH_AT": point, "PAYFLOW_DATA_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", CRASHING, alice, bob]
+    killed = subprocess.run(
+        command, cwd=settings.BASE_DIR, env={**environment, "DJANGO_SETTINGS_MODULE": "payflow.settings"},
+        start_new_session=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert killed.returncode == -signal.SIGKILL
+    recover()
+    assert (world.balance_of(alice), world.balance_of(bob)) == (10_000 - 10, 10)
+    assert begin(alice, bob).transaction_ids == []
+
+
+# --- Races ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("taken")
+def test_many_who_finish_one_batch_at_once_agree_and_one_of_them_sets_it_going(
+    alice: str, bob: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = planned(alice, bob, monkeypatch)
+    together = threading.Barrier(8)
+    found: list[tuple[Any, bool]] = []
+
+    def finish() -> None:
+        together.wait()
+        found.append(batches.finish(row))
+
+    threads = [threading.Thread(target=finish) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert [codes(decided) for decided, _ in found] == [MIXED] * 8
+    assert [is_ours for _, is_ours in found].count(True) == 1
+
+
+def test_a_writer_who_comes_back_late_changes_nothing(
+    alice: str, bob: str, taken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stale = planned(alice, bob, monkeypatch)
+    decided, _ = batches.finish(stale)
+    world.play(*(t["_id"] for t in batches.transactions_of(decided)), taken)
+    before = transactions({})
+    assert batches.finish(stale) == (decided, False)
+    assert transactions({}) == before
+
+
+def test_a_batch_and_a_single_request_with_one_reference_make_one_transfer(alice: str, bob: str) -> None:
+    together = threading.Barrier(2)
+    found: list[Any] = []
+
+    def single() -> None:
+        together.wait()
+        try:
+            found.append(services.start_transaction(request=wish(alice, bob, 1, "r1"), key=None))
+        except services.ReferenceUsed:
+            found.append(None)
+
+    thread = threading.Thread(target=single)
+    thread.start()
+    together.wait()
+    refused = codes(begin(alice, bob, None).row)[0]
+    thread.join(60)
+    assert (refused == "already_exists") == (found[0] is not None)
+    assert len(transactions({"reference": "r1"})) == 1
+
+
+# --- Recovery ---------------------------------------------------------------------------------------------
+
+
+def test_recovery_leaves_a_batch_alone_that_is_being_written(
+    alice: str, bob: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = planned(alice, bob, monkeypatch)
+    assert batches.finish_stalled() == 0
+    assert row["due_at"] == clock.after(row["created_at"], settings.SAGA_STALLED_AFTER_SECONDS)
+
+
+def test_a_batch_that_cannot_be_finished_stops_no_other_and_is_tried_less_and_less(
+    alice: str, bob: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad, good = (planned(alice, bob, monkeypatch) for _ in range(2))
+    collection(TransferBatch).update_one({"_id": bad["_id"]}, {"$set": {"items.0": None}})
+    pauses = []
+    for attempts in (1, 2, 3):
+        make_due()
+        with caplog.at_level(logging.ERROR):
+            batches.finish_stalled()
+        row = collection(TransferBatch).find_one({"_id": bad["_id"]})
+        assert row["attempts"] == attempts
+        pauses.append((row["due_at"] - clock.now()).total_seconds())
+    assert pauses == sorted(pauses)
+    assert {t["batch_id"] for t in transactions({})} == {good["_id"]}
+    collection(TransferBatch).update_one({"_id": bad["_id"]}, {"$set": {"items.0": bad["items"][0]}})
+
+
+def test_a_tick_finishes_a_bounded_number_the_longest_overdue_first(
+    alice: str, bob: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "PER_TICK_MAX", 2)
+    rows = []
+    for n in range(3):
+        rows.append(planned(alice, bob, monkeypatch)["_id"])
+        due = {"$set": {"due_at": clock.after(clock.now(), -10 - n)}}
+        collection(TransferBatch).update_one({"_id": rows[-1]}, due)
+    assert batches.finish_stalled() == 2
+    left = collection(TransferBatch).find({"due_at": {"$exists": True}})
+    assert [row["_id"] for row in left] == rows[:1]
+
+
+def test_what_comes_too_late_is_declined_and_not_lost(
+    alice: str, bob: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = planned(alice, bob, monkeypatch)
+    old = {"$set": {"created_at": clock.after(clock.now(), -3_600)}}
+    collection(TransferBatch).update_one({"_id": row["_id"]}, old)
+    recover()
+    assert {t["failure"]["code"] for t in transactions({})} == {"expired"}
+    assert world.balance_of(alice) == 10_000
+
+
+def test_a_database_that_goes_away_is_told_and_the_repeat_finishes(
+    alice: str, bob: str, settings: LazySettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def vanish(name: str) -> None:
+        if name == "batch.planned":
+            settings.MONGODB_URI = "mongodb://127.0.0.1:9/?directConnection=true"
+            settings.MONGODB_OPTIONS = {**options, "timeoutMS": 100}
+            mongodb.reconnect()
+
+    uri, options = settings.MONGODB_URI, settings.MONGODB_OPTIONS
+    with monkeypatch.context() as patched:
+        patched.setattr(batches, "crash_point", vanish)
+        with pytest.raises(Transient):
+            begin(alice, bob)
+    settings.MONGODB_URI, settings.MONGODB_OPTIONS = uri, options
+    mongodb.reconnect()
+    again = begin(alice, bob)
+    assert (again.replayed, len(again.transaction_ids)) == (True, 4)
+
+
+# --- What it costs ----------------------------------------------------------------------------------------
+
+
+def test_the_queries_of_a_batch_use_their_indexes(alice: str, bob: str) -> None:
+    """Each looks at what it returns and at nothing else."""
+    batch_id = begin(alice, bob).row["_id"]
+    for n in range(20):
+        begin(alice, bob, Key(f"k{n}", ""))
+    queries = [
+        (Transaction, {"batch_id": batch_id}, 4),
+        (TransferBatch, {"sender_id": alice, "idempotency_key": selectors._indexed("k7")}, 1),
+        (TransferBatch, {"due_at": {"$lte": clock.now()}}, 0),
+    ]
+    for document, query, count in queries:
+        stats = collection(document).find(query).explain()["executionStats"]
+        assert stats["totalDocsExamined"] == stats["nReturned"] == count, query
+
+
+def test_rows_are_written_as_a_single_request_writes_them(alice: str, bob: str) -> None:
+    key = Key("single", "")
+    single = services.start_transaction(request=wish(alice, bob, 5, "x"), key=key).row
+    batch = batches.start_batch(sender_id=alice, wishes=[wish(alice, bob, 5, "y")], key=None)
+    (row,) = transactions({"batch_id": batch.row["_id"]})
+    own = {"_id", "reference", "initiated_at", "due_at", "history"}
+    assert {k: v for k, v in row.items() if k not in own | {"batch_id"}} == {
+        k: v for k, v in single.items() if k not in own | {"idempotency_key", "fingerprint"}
+    }
+    assert Status(row["status"]) is Status.INITIATED
