@@ -23,7 +23,7 @@ def test_keeps_a_reference_exactly_and_shows_it_to_both(anna: Party, bob: Party,
 
 @pytest.mark.parametrize(
     "reference",
-    ["", " ", "a b", " a", "a\n", "\u00e4", "x" * 65, "a,b", "a;b", '"a"', "a#", "a\x00", 1, None, [], {}, True],
+    ["", " ", "a b", " a", "a\n", "\u00e4", "x" * 65, "a,b", '"a"', "a#", "a\x00", 1, None, [], {}, True],
 )  # fmt: skip
 def test_refuses_another_form(anna: Party, bob: Party, reference: Any) -> None:
     with nothing_changes():
