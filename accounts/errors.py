@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from payflow.errors import AlreadyExists, NotAuthenticated, Refused
+from payflow.errors import AlreadyExists, NotAuthenticated, NotFound, PermissionRefused, Refused
 
 
 class InvalidCredentials(Refused):
@@ -11,6 +11,7 @@ class InvalidCredentials(Refused):
     code = "invalid_credentials"
     status = 401
     title = "Invalid credentials"
+    advice = "Check the email and the password."
 
 
 class TokenExpired(NotAuthenticated):
@@ -18,7 +19,25 @@ class TokenExpired(NotAuthenticated):
 
     code = "token_expired"
     title = "Token expired"
+    advice = "Exchange the refresh token for a new pair, or sign in again."
 
 
 class EmailTaken(AlreadyExists):
     """Somebody has registered with this email."""
+
+
+class ApiKeyNotFound(NotFound):
+    """There is no such API key, or it is somebody else's."""
+
+
+class DepositsNotGranted(PermissionRefused):
+    """Deposits are not open here, so staff decide which keys may make them."""
+
+
+class TooManyApiKeys(Refused):
+    """The user has as many living API keys as one may have."""
+
+    code = "too_many_api_keys"
+    status = 409
+    title = "Too many API keys"
+    advice = "Revoke a key that is not needed any more."

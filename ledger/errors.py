@@ -26,3 +26,4 @@ class StillBroken(Refused):
     code = "ledger_broken"
     status = 409
     title = "Ledger broken"
+    advice = "Have an operator look at the wallet."

@@ -79,8 +79,6 @@ return 0
 class MalformedKey(Refused):
     """The Idempotency-Key header cannot be used."""
 
-    title = "Malformed idempotency key"
-
 
 @dataclass(frozen=True, slots=True)
 class Asked:

@@ -34,6 +34,7 @@ class InvalidAmount(Refused):
     code = "invalid_amount"
     status = 400
     title = "Invalid amount"
+    advice = "Send a positive amount with no more decimal places than its currency has."
 
 
 def parse_amount(value: object, currency: str) -> int:

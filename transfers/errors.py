@@ -10,6 +10,7 @@ class SelfTransfer(Refused):
 
     code = "self_transfer"
     title = "Transfer to yourself"
+    advice = "Name another receiver."
 
 
 class ReceiverNotFound(NotFound):
@@ -17,6 +18,7 @@ class ReceiverNotFound(NotFound):
 
     code = "receiver_not_found"
     title = "Receiver not found"
+    advice = "Check the receiver's id or email."
 
 
 class CurrencyMismatch(Refused):
@@ -25,12 +27,11 @@ class CurrencyMismatch(Refused):
     code = "currency_mismatch"
     status = 409
     title = "Currency mismatch"
+    advice = "Have both open a wallet in this currency, or use another."
 
 
 class ReferenceUsed(AlreadyExists):
     """The sender has named another transfer by this reference."""
-
-    title = "Reference already used"
 
     def __init__(self, reference: str) -> None:
         super().__init__(f"You have a transfer with the reference {reference} already.", field="reference")
@@ -39,13 +40,9 @@ class ReferenceUsed(AlreadyExists):
 class BatchNotFound(NotFound):
     """No such batch, or not one of the caller's."""
 
-    title = "Batch not found"
-
 
 class TransactionNotFound(NotFound):
     """No such transaction, or not one that the caller is a party to."""
-
-    title = "Transaction not found"
 
 
 class NotSettled(Refused):
@@ -54,6 +51,7 @@ class NotSettled(Refused):
     code = "not_settled"
     status = 409
     title = "Not settled"
+    advice = "Ask again when the transaction has ended; `Prefer: wait` holds the answer."
 
 
 class HasEnded(Refused):
@@ -62,6 +60,7 @@ class HasEnded(Refused):
     code = "transaction_ended"
     status = 409
     title = "Transaction has ended"
+    advice = "Look at how it has ended."
 
 
 class NotRefundable(Refused):
@@ -70,6 +69,7 @@ class NotRefundable(Refused):
     code = "not_refundable"
     status = 409
     title = "Transaction cannot be refunded"
+    advice = "Have the receiver send it back."
 
 
 class CreditTimeout(Transient):

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from payflow.errors import AlreadyExists, NotFound, Refused
+from payflow.money import InvalidAmount
 
 
 class WalletExists(AlreadyExists):
     """The user has a wallet in this currency."""
 
-    title = "Wallet already exists"
-
 
 class WalletNotFound(NotFound):
     """The user has no such wallet."""
-
-    title = "Wallet not found"
 
 
 class WalletClosed(Refused):
@@ -23,6 +20,7 @@ class WalletClosed(Refused):
     code = "wallet_closed"
     status = 409
     title = "Wallet closed"
+    advice = "Use another wallet, or ask why this one is closed."
 
 
 class Declined(Refused):
@@ -40,10 +38,12 @@ class InsufficientBalance(Declined):
 
     code = "insufficient_balance"
     title = "Insufficient balance"
+    advice = "Wait for money to arrive, or ask for less; a new try needs a new key."
 
 
 class BalanceLimit(Declined):
     """The wallet would hold more than a wallet may."""
 
-    code = "invalid_amount"
-    title = "Balance limit reached"
+    code = InvalidAmount.code
+    title = InvalidAmount.title
+    advice = InvalidAmount.advice

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from django.core.exceptions import SuspiciousOperation
 from django.http import HttpRequest, HttpResponse
 
 from payflow.api import problems
@@ -38,9 +37,7 @@ class ProblemMiddleware:
 
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
         """Answer for an exception that a plain Django view let through."""
-        if _is_html(request) or isinstance(error, SuspiciousOperation):
-            return None
-        return problems.from_exception(error)
+        return None if _is_html(request) else problems.from_exception(error)
 
 
 def _unreadable(request: HttpRequest) -> Refused | None:

@@ -21,8 +21,6 @@ _STRING = re.compile(r'"(?:[^"\\]+|\\.)*+"?')
 class MalformedBody(Refused):
     """The body is not a JSON object that can be read in exactly one way."""
 
-    title = "Malformed request body"
-
 
 class PayloadTooLarge(Refused):
     """The body is longer than the service reads."""
@@ -30,6 +28,7 @@ class PayloadTooLarge(Refused):
     code = "payload_too_large"
     status = 413
     title = "Payload too large"
+    advice = "Send less at once; `detail` says how much is read."
 
 
 class StrictJSONParser(BaseParser):

@@ -75,12 +75,14 @@ class InternalError(Refused):
     )
 
 
-_BY_STATUS: dict[int, tuple[type[Refused], str]] = {
+_BY_STATUS: dict[int, tuple[type[Refused] | type[Transient], str]] = {
     400: (Refused, "The request is malformed."),
     403: (PermissionRefused, "You may not do this."),
     404: (NotFound, "There is nothing at this address."),
     405: (MethodNotAllowed, "This address does not take that method."),
     413: (PayloadTooLarge, "The body is too large."),
+    500: (InternalError, "Something went wrong on our side. It has been logged."),
+    503: (Transient, "This cannot be answered now. Try again shortly."),
 }
 
 
@@ -124,8 +126,7 @@ def answer(error: Refused | Transient, headers: Mapping[str, str] | None = None)
 
 def of_status(status: int, headers: Mapping[str, str]) -> HttpResponse:
     """Return the problem in place of an error page of Django's own, of which only the status is known."""
-    unknown = (InternalError, "Something went wrong on our side. It has been logged.")
-    kind, detail = _BY_STATUS.get(status, unknown if status >= 500 else _BY_STATUS[400])
+    kind, detail = _BY_STATUS.get(status) or _BY_STATUS[400 if status < 500 else 500]
     return problem(status=status, code=kind.code, detail=detail, title=kind.title, headers=headers)
 
 
@@ -234,7 +235,9 @@ def catalogue() -> dict[str, Kind]:
     _ = get_resolver().url_patterns
     by_code: dict[str, list[type[Refused] | type[Transient]]] = {}
     for kind in all_kinds():
-        by_code.setdefault(kind.code, []).append(kind)
+        # A class without a code of its own that others build on is never raised.
+        if "code" in vars(kind) or not kind.__subclasses__():
+            by_code.setdefault(kind.code, []).append(kind)
     found = [
         Kind(
             code=code,

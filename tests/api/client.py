@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import mongoengine
@@ -14,6 +15,7 @@ from django.test.client import ClientHandler
 from accounts import tokens
 from accounts.models import User
 from ledger import selectors as ledger
+from payflow.api import problems
 from tests.accounts.factories import UserFactory
 from wallets import services as wallets
 from wallets.documents import Wallet
@@ -21,7 +23,7 @@ from wallets.documents import Wallet
 JSON = "application/json"
 # One for all clients: the middleware reads every static file's name when it starts.
 _handler = ClientHandler(enforce_csrf_checks=False)
-FACTS = ("ledger_entries", "transactions", "transfer_batches", "users", "wallets")
+FACTS = ("api_keys", "ledger_entries", "transactions", "transfer_batches", "users", "wallets")
 
 
 class Api(Client):
@@ -102,6 +104,12 @@ def nothing_changes() -> Iterator[None]:
     assert facts() == before
 
 
+@cache
+def kinds() -> Mapping[str, problems.Kind]:
+    """Return every code that the API documents."""
+    return problems.catalogue()
+
+
 def assert_problem(response: Any, status: int, code: str) -> dict[str, Any]:
     """Check a problem document (RFC 9457) and return it."""
     assert response["Content-Type"] == "application/problem+json", response.content[:300]
@@ -110,7 +118,9 @@ def assert_problem(response: Any, status: int, code: str) -> dict[str, Any]:
     assert body["status"] == status
     assert set(body) == {"type", "title", "status", "detail", "code", "errors", "correlation_id"}
     assert body["type"] == f"urn:payflow:error:{code}"
-    assert body["title"]
+    known = kinds()[code]
+    assert status in known.statuses
+    assert body["title"] == known.title
     assert body["detail"]
     assert body["correlation_id"] == response["X-Correlation-Id"] != ""
     assert all(set(error) == {"field", "code", "detail"} for error in body["errors"]), body["errors"]
