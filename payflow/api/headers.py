@@ -6,11 +6,13 @@ from here; the pages of the API's documentation have decorators of their own bel
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from csp.constants import NONE, SELF, UNSAFE_INLINE
+from csp.constants import HEADER, NONE, SELF, UNSAFE_INLINE
 from csp.decorators import csp_replace
 from csp.middleware import CSPMiddleware, PolicyParts
+from csp.utils import build_policy
 from django.core.exceptions import DisallowedHost
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
@@ -70,6 +72,17 @@ class HeadersMiddleware(SecurityMiddleware):
 
 class PolicyMiddleware(CSPMiddleware):
     """django-csp's middleware, with the admin's policy for all of the admin's pages."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
+        super().__init__(get_response)
+        self._for_json = build_policy()
+
+    def process_response(self, request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
+        """Add the policy. JSON has always the same, so that is not built anew each time."""
+        if "json" in response.get("Content-Type", ""):
+            response.headers[HEADER] = self._for_json
+            return response
+        return super().process_response(request, response)
 
     def get_policy_parts(
         self, request: HttpRequest, response: HttpResponseBase, report_only: bool = False
