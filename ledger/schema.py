@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ledger.serializers import AuditOutput, NoInput, SimulationInput, SimulationOutput
 from payflow.api.describing import Answer, Model, Operation, record, text
+from payflow.errors import NotFound
 
 TAG = "Ledger"
 JWK_SET = "application/jwk-set+json"
@@ -76,6 +77,7 @@ SIMULATION = {
         summary="Get what is simulated",
         description=_NOT_IN_PRODUCTION,
         answers=_SIMULATED,
+        refusals=[NotFound],
     ),
     "update": Operation(
         id="changeSimulation",
@@ -85,6 +87,7 @@ SIMULATION = {
         takes=SimulationInput,
         sends={"a fifth": {"enabled": True, "failure_rate": 0.2}},
         answers=_SIMULATED,
+        refusals=[NotFound],
     ),
     "reset": Operation(
         id="resetSimulation",
@@ -99,5 +102,6 @@ SIMULATION = {
                 examples={"off": {**_SIMULATION, "enabled": False, "failure_rate": 0.0}},
             )
         },
+        refusals=[NotFound],
     ),
 }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from django.contrib import admin
 from django.urls import include, path
-from drf_spectacular.views import SpectacularJSONAPIView, SpectacularRedocView, SpectacularSwaggerView
 
 from payflow import views
 
@@ -14,9 +13,9 @@ urlpatterns = [
     path("health/live", views.Live.as_view(), name="live"),
     path("health/ready", views.Ready.as_view(), name="ready"),
     path("metrics", views.Metrics.as_view(), name="metrics"),
-    path("openapi.json", SpectacularJSONAPIView.as_view(), name="openapi"),
-    path("docs", SpectacularSwaggerView.as_view(url_name="openapi"), name="docs"),
-    path("redoc", SpectacularRedocView.as_view(url_name="openapi"), name="redoc"),
+    path("openapi.json", views.OpenApi.as_view(), name="openapi"),
+    path("docs", views.docs, name="docs"),
+    path("redoc", views.redoc, name="redoc"),
     path("admin/", admin.site.urls),
     path("auth/", include("accounts.urls")),
     path("wallets", include("wallets.urls")),

@@ -1,4 +1,4 @@
-"""The root and the health endpoints."""
+"""The root, the health endpoints and the API's own description."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ from typing import Any
 
 from django.conf import settings
 from django.http import HttpResponse
+from django.utils.cache import get_conditional_response
 from django.utils.crypto import constant_time_compare
+from django.views.generic import TemplateView
 from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from payflow import health, metrics, schema
+from payflow import health, metrics, openapi, schema
 from payflow.api.describing import described
+from payflow.api.headers import redoc_policy, swagger_policy
 from payflow.errors import NotAuthenticated, NotFound
 
 
@@ -88,3 +91,24 @@ class Metrics(Public):
         if token and not constant_time_compare(request.headers.get("Authorization", ""), f"Bearer {token}"):
             raise NotAuthenticated("The token is missing or wrong.")
         return HttpResponse(metrics.render(), content_type=metrics.CONTENT_TYPE)
+
+
+class OpenApi(Public):
+    """`GET /openapi.json`: what every endpoint takes and answers."""
+
+    schema = None
+
+    def get(self, request: Request) -> HttpResponse:
+        """Return the document, or 304 to who has it (RFC 9110, 13.1.2)."""
+        document = openapi.document()
+        headers = {
+            "ETag": document.etag,
+            "Cache-Control": f"public, max-age={openapi.MAX_AGE_SECONDS}",
+        }
+        response = HttpResponse(document.body, content_type="application/json", headers=headers)
+        return get_conditional_response(request._request, etag=document.etag, response=response) or response
+
+
+# For people to read and to try out. Everything they load comes from here.
+docs = swagger_policy(TemplateView.as_view(template_name="payflow/docs.html"))
+redoc = redoc_policy(TemplateView.as_view(template_name="payflow/redoc.html"))

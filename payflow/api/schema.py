@@ -17,13 +17,12 @@ from drf_spectacular.plumbing import ResolvedComponent, append_meta, safe_ref
 from drf_spectacular.utils import OpenApiExample
 from rest_framework.serializers import Field, Serializer
 
-from payflow.api import schema_headers, schema_refusals
+from payflow.api import idempotent, limits, schema_headers, schema_refusals
 from payflow.api.describing import Answer, Model, Operation
 from payflow.api.fields import StrictSerializer
 from payflow.api.schema_refusals import Refusal, Traits
-from payflow.api.viewsets import ApiViewSet
 
-GUARDED_METHODS = frozenset({"POST", "PUT", "PATCH"})
+METHODS_IN_ORDER = ("get", "post", "put", "patch", "delete")
 
 
 class PayflowSchema(AutoSchema):
@@ -91,8 +90,8 @@ class PayflowSchema(AutoSchema):
         takes = self.said.takes
         return Traits(
             is_authenticated=is_authenticated,
-            is_guarded=is_authenticated and self.method in GUARDED_METHODS,
-            is_limited=isinstance(self.view, ApiViewSet),
+            is_guarded=is_authenticated and self.method in idempotent.METHODS,
+            is_limited=not limits.UNCOUNTED.fullmatch(self.path),
             takes_body=takes is not None,
             takes_amount=takes is not None and "amount" in takes().fields,
         )
@@ -144,8 +143,13 @@ class PayflowSchema(AutoSchema):
         return made
 
     def _refusal(self, status: int, refusals: list[Refusal]) -> dict[str, Any]:
-        names = {401: ["WWW-Authenticate"], 429: ["Retry-After"], 503: ["Retry-After"]}.get(status, [])
-        replayed = self.traits.is_guarded and status in {400, 404, 409}
+        names = {
+            401: ["WWW-Authenticate"],
+            409: ["Retry-After-Perhaps"],
+            429: ["Retry-After"],
+            503: ["Retry-After"],
+        }.get(status, [])
+        replayed = self.traits.is_guarded and status not in idempotent.STATUSES_NOT_KEPT and status < 500
         names = [*names, *(["Idempotent-Replayed"] if replayed else [])]
         for name, example in schema_refusals.examples(refusals).items():
             self._component(ResolvedComponent.EXAMPLE, name, example)
@@ -156,7 +160,10 @@ class PayflowSchema(AutoSchema):
 
     def _headers(self, names: list[str]) -> dict[str, Any]:
         everywhere = ["X-Correlation-Id", *(schema_headers.RATE_LIMIT if self.traits.is_limited else ())]
-        return {name: self._reference("headers", name) for name in (*everywhere, *names)}
+        return {
+            schema_headers.NAMES.get(name, name): self._reference("headers", name)
+            for name in (*everywhere, *names)
+        }
 
     # --- Components ---------------------------------------------------------------------------------------
 
@@ -221,7 +228,10 @@ class PayflowSchema(AutoSchema):
 
 def finish(result: dict[str, Any], **_: Any) -> dict[str, Any]:
     """Add what only the whole document can tell: the problem with all of its codes, and the tags in use."""
-    operations = [operation for path in result["paths"].values() for operation in path.values()]
+    paths = result["paths"]
+    for path, methods in paths.items():
+        paths[path] = {name: methods[name] for name in METHODS_IN_ORDER if name in methods}
+    operations = [operation for methods in paths.values() for operation in methods.values()]
     used = {tag for operation in operations for tag in operation["tags"]}
     result["tags"] = [tag for tag in result["tags"] if tag["name"] in used]
     problems = [example["value"] for example in result["components"]["examples"].values()]

@@ -53,6 +53,10 @@ HEADERS: dict[str, dict[str, Any]] = {
         "required": True,
         "schema": _SECONDS,
     },
+    "Retry-After-Perhaps": {
+        "description": "Seconds to wait before the request is sent again, where waiting may help.",
+        "schema": _SECONDS,
+    },
     "WWW-Authenticate": {
         "description": "What to authenticate with (RFC 6750).",
         "required": True,
@@ -72,4 +76,6 @@ HEADERS: dict[str, dict[str, Any]] = {
         "schema": {"type": "string", "format": "uri-reference"},
     },
 }
+# One header with two descriptions.
+NAMES = {"Retry-After-Perhaps": "Retry-After"}
 RATE_LIMIT = ("RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset")

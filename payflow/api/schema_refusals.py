@@ -8,10 +8,20 @@ from typing import Any
 
 from payflow.api import problems
 from payflow.api.describing import PART_PROBLEM, Operation, record, text
-from payflow.errors import IdempotencyKeyReused, NotAuthenticated, PermissionRefused, Refused, Transient
+from payflow.api.limits import RateLimited
+from payflow.api.parsers import PayloadTooLarge
+from payflow.errors import (
+    IdempotencyInProgress,
+    IdempotencyKeyReused,
+    NotAuthenticated,
+    PermissionRefused,
+    Refused,
+    Transient,
+)
 from payflow.money import InvalidAmount
 
 PROBLEM = "Problem"
+Kind = type[Refused] | type[Transient]
 
 
 @dataclass(frozen=True, order=True)
@@ -24,24 +34,8 @@ class Refusal:
     detail: str
 
 
-def _of(refused: type[Refused] | type[Transient]) -> Refusal:
-    detail = (refused.__doc__ or refused.title).splitlines()[0]
-    return Refusal(refused.status, refused.code, refused.title, detail)
-
-
-INVALID = Refusal(400, "validation_error", "Invalid request", "2 fields are not valid; see errors.")
-TOKEN_EXPIRED = Refusal(401, "token_expired", "Token expired", "The token has expired.")
-IN_PROGRESS = Refusal(
-    409,
-    "idempotency_in_progress",
-    "Request in progress",
-    "The first request with this idempotency key still runs.",
-)
-TOO_LARGE = Refusal(413, "payload_too_large", "Payload too large", "The body must be at most 65536 bytes.")
-NOT_JSON = Refusal(
-    415, "unsupported_media_type", "Unsupported media type", "Send the body as application/json."
-)
-RATE_LIMITED = Refusal(429, "rate_limited", "Too many requests", "Too many requests. Try again in 7 seconds.")
+def _of(kind: Kind) -> Refusal:
+    return Refusal(kind.status, kind.code, kind.title, " ".join((kind.__doc__ or "").split()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,26 +51,28 @@ class Traits:
 
 
 def refusals_of(operation: Operation, traits: Traits) -> list[Refusal]:
-    """Return every refusal that the endpoint can answer, by status and code."""
-    own = [_of(refused) for refused in operation.refusals]
-    return sorted({*own, *_common(operation, traits)})
+    """Return every refusal that the endpoint can answer, by status and code; one of each."""
+    kinds = [*_common(operation, traits), *operation.refusals]
+    found = {(kind.status, kind.code): _of(kind) for kind in kinds}
+    return [found[key] for key in sorted(found)]
 
 
-def _common(operation: Operation, traits: Traits) -> Iterator[Refusal]:
+def _common(operation: Operation, traits: Traits) -> Iterator[Kind]:
     if traits.takes_body or traits.is_guarded or operation.query:
-        yield INVALID
+        yield Refused
     if traits.takes_amount:
-        yield _of(InvalidAmount)
+        yield InvalidAmount
     if traits.is_authenticated:
-        yield from (_of(NotAuthenticated), TOKEN_EXPIRED, _of(PermissionRefused))
+        yield from (kind for kind in problems.all_kinds() if issubclass(kind, NotAuthenticated))
+        yield PermissionRefused
     if traits.is_guarded:
-        yield from (IN_PROGRESS, _of(IdempotencyKeyReused))
+        yield from (IdempotencyInProgress, IdempotencyKeyReused)
     if traits.takes_body:
-        yield from (TOO_LARGE, NOT_JSON)
+        yield from (problems.LengthRequired, PayloadTooLarge, problems.UnsupportedMediaType)
     if traits.is_limited:
-        yield RATE_LIMITED
+        yield RateLimited
     if operation.needs_servers:
-        yield _of(Transient)
+        yield Transient
 
 
 def answer(status: int, refusals: Collection[Refusal]) -> dict[str, Any]:
@@ -104,17 +100,18 @@ def _name(refusal: Refusal) -> str:
 
 
 def _example(refusal: Refusal) -> dict[str, Any]:
-    errors = []
-    if refusal is INVALID:
+    detail, errors = refusal.detail, []
+    if refusal.code == Refused.code:
+        detail = "2 fields are not valid; see errors."
         errors = [
-            {"field": "amount", "code": "required", "detail": "This field is required."},
+            {"field": "name", "code": "required", "detail": "This field is required."},
             {"field": "color", "code": "unknown_field", "detail": "There is no such field."},
         ]
     return {
         "type": f"{problems.TYPE}:{refusal.code}",
         "title": refusal.title,
         "status": refusal.status,
-        "detail": refusal.detail,
+        "detail": detail,
         "code": refusal.code,
         "errors": errors,
         "correlation_id": "checkout-7f3a",

@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from celery.contrib.testing.worker import start_worker
 from django.conf import LazySettings
+from django.test import Client
 
 from payflow import mongodb
 from payflow.celery import app
 from payflow.stack.embedded import free_port
+from tests.api import contract
 from tests.api.client import Api, Party, join
+
+
+@pytest.fixture(autouse=True)
+def _contract(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every answer that a test gets, whatever the test is about, is held against the OpenAPI document."""
+    ask = Client.request
+
+    def request(self: Client, **request: Any) -> Any:
+        response = ask(self, **request)
+        contract.check(response)
+        return response
+
+    monkeypatch.setattr(Client, "request", request)
 
 
 @pytest.fixture
