@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 
 import pytest
+import requests
 
 from payflow import crashpoints
 from payflow.crashpoints import Action
@@ -53,6 +54,30 @@ def test_a_killed_web_server_comes_back_and_keeps_what_it_answered(
     stack.supervisor.kill("web", signal.SIGKILL)
     assert alice.wait_for_end(transaction)["status"] == "COMPLETED"
     assert alice.balance() == "95.00"
+
+
+@pytest.mark.parametrize(
+    "point", ["batch.planned", "batch.written", "batch.decided", "start.inserted", "start.pushed"]
+)
+def test_a_web_server_killed_in_the_middle_of_a_batch_leaves_no_half_of_it(
+    point: str, stack: Stack, alice: Person, bob: Person
+) -> None:
+    """Nobody repeats the request before recovery has finished it; the repeat finds it done."""
+    crashpoints.arm(stack.data_dir, point, Action.KILL_PROCESS)
+    transfers = [{"receiver_id": bob.id, "amount": "1.00", "reference": f"r{n}"} for n in range(40)]
+    with pytest.raises(requests.RequestException):
+        alice.post("/transactions/batch", {"transfers": transfers}, key="k")
+    assert [hit.point for hit in crashpoints.hits(stack.data_dir)].count(point) == 1
+    eventually(bob.balance, lambda balance: balance == "40.00")
+    repeated = eventually(
+        lambda: alice.post("/transactions/batch", {"transfers": transfers}, key="k"),
+        lambda answer: answer.status_code == 201,
+    )
+    assert repeated.headers["Idempotent-Replayed"] == "true"
+    for result in repeated.json()["results"]:
+        assert alice.wait_for_end(result["transaction"]["id"])["status"] == "COMPLETED"
+    assert alice.get(f"/transactions/batch/{repeated.json()['id']}")["finished"] is True
+    assert (alice.balance(), bob.balance()) == ("60.00", "40.00")
 
 
 def test_an_emptied_redis_loses_no_transaction(stack: Stack, alice: Person, bob: Person) -> None:

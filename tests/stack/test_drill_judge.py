@@ -212,9 +212,14 @@ def test_amounts_are_read_with_their_sign(text: str, value: int) -> None:
 
 
 def test_the_same_seed_wants_the_same(record: list[Operation]) -> None:
-    def wants(seed: int) -> list[Operation]:
+    def wants(seed: int) -> list[list[Operation]]:
         random = Random(seed)  # noqa: S311 - to be repeatable
-        return [load.draw(random, ALICE, [ALICE, BOB], f"k{n}") for n in range(200)]
+        return [load.draw_request(random, ALICE, [ALICE, BOB], f"k{n}") for n in range(200)]
 
     assert wants(1) == wants(1) != wants(2)
-    assert {operation.kind for operation in wants(1)} == set(Kind)
+    assert {operation.kind for operations in wants(1) for operation in operations} == set(Kind)
+    batches = [operations for operations in wants(1) if len(operations) > 1]
+    assert batches
+    assert {operation.kind for operations in batches for operation in operations} == {Kind.TRANSFER}
+    keys = [operation.key for operations in wants(1) for operation in operations]
+    assert len(set(keys)) == len(keys)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import requests
@@ -24,6 +24,7 @@ PATHS = {
     Kind.DEPOSIT: "/wallets/me/deposit",
     Kind.WITHDRAWAL: "/wallets/me/withdraw",
 }
+BATCH_PATH = "/transactions/batch"
 # Answers that say nothing about the operation itself.
 _UNAUTHENTICATED, _CONFLICT, _TOO_MANY, _SERVER_ERROR = 401, 409, 429, 500
 _IN_PROGRESS = "idempotency_in_progress"
@@ -57,16 +58,23 @@ class Client:
         if answer.status_code not in (CREATED, _CONFLICT):
             raise StackError(f"A wallet could not be opened: {answer.status_code} {answer.text[:200]}")
 
-    def perform(self, operation: Operation, *, first_try_seconds: float = REQUEST_SECONDS_MAX) -> None:
-        """Ask until there is a definite answer, and record it; give up after PATIENCE_SECONDS_MAX."""
+    def perform(
+        self, operations: Sequence[Operation], *, first_try_seconds: float = REQUEST_SECONDS_MAX
+    ) -> None:
+        """Ask until there is a definite answer, and record it; give up after PATIENCE_SECONDS_MAX.
+
+        Several operations are transfers, and asked for as a batch.
+        """
         deadline = time.monotonic() + PATIENCE_SECONDS_MAX
         pause, seconds = PAUSE_SECONDS, first_try_seconds
         while True:
-            answer = self._try(operation, seconds)
-            if answer is not None:
+            answers = self._try(operations, seconds)
+            for operation, answer in zip(operations, answers or (), strict=answers is not None):
                 operation.answers.append(answer)
+            if answers is not None:
                 return
-            operation.doubts += 1
+            for operation in operations:
+                operation.doubts += 1
             if time.monotonic() > deadline:
                 return
             time.sleep(pause)
@@ -107,17 +115,14 @@ class Client:
                 return
             cursor = {"cursor": page["next"]}
 
-    def _try(self, operation: Operation, seconds: float) -> Answer | None:
-        """Ask once; None when the answer is none or leaves it open whether the operation was done."""
-        body = {"amount": format_amount(operation.amount_minor, operation.currency)}
-        body["currency"] = operation.currency
-        if operation.kind is Kind.TRANSFER:
-            # The key travels twice, so that what it has done can be found without looking inside.
-            body |= {"receiver_id": operation.receiver_id, "description": operation.key}
+    def _try(self, operations: Sequence[Operation], seconds: float) -> list[Answer] | None:
+        """Ask once; None when the answer is none or leaves it open whether the operations were done."""
+        first, is_batch = operations[0], len(operations) > 1
+        path = BATCH_PATH if is_batch else PATHS[first.kind]
+        body = _batch(operations) if is_batch else _terms(first)
         try:
             self._renew()
-            headers = {"Idempotency-Key": operation.key}
-            answer = self._ask("POST", PATHS[operation.kind], body, headers, seconds)
+            answer = self._ask("POST", path, body, {"Idempotency-Key": first.key}, seconds)
             shown = answer.json()
         except (requests.RequestException, ValueError, StackError) as error:
             self.tally[type(error).__name__] += 1
@@ -130,10 +135,12 @@ class Client:
         if answer.status_code >= _SERVER_ERROR or answer.status_code == _TOO_MANY or code == _IN_PROGRESS:
             return None
         if answer.status_code != CREATED:
-            return Answer(answer.status_code, told=code)
-        if operation.kind is Kind.TRANSFER:
-            return Answer(CREATED, shown["id"], shown["status"])
-        return Answer(CREATED, shown["entry"]["id"])
+            return [Answer(answer.status_code, told=code)] * len(operations)
+        if is_batch:
+            return [_of_a_batch(result) for result in shown["results"]]
+        if first.kind is Kind.TRANSFER:
+            return [Answer(CREATED, shown["id"], shown["status"])]
+        return [Answer(CREATED, shown["entry"]["id"])]
 
     def _ask(
         self, method: str, path: str, body: dict[str, Any], headers: dict[str, str], seconds: float
@@ -156,3 +163,28 @@ class Client:
         shown = answer.json()
         self.id, self._access = shown["user"]["id"], shown["access"]
         self._signed_in_at = time.monotonic()
+
+
+def _terms(operation: Operation) -> dict[str, Any]:
+    body = {
+        "amount": format_amount(operation.amount_minor, operation.currency),
+        "currency": operation.currency,
+    }
+    if operation.kind is Kind.TRANSFER:
+        # The key travels twice, so that what it has done can be found without looking inside.
+        body |= {"receiver_id": operation.receiver_id, "description": operation.key}
+    return body
+
+
+def _batch(operations: Sequence[Operation]) -> dict[str, Any]:
+    """Every other transfer has a reference: it would keep one that is made twice from showing."""
+    named = (
+        {"reference": operation.key} if number % 2 else {} for number, operation in enumerate(operations)
+    )
+    return {"transfers": [{**_terms(each), **name} for each, name in zip(operations, named, strict=True)]}
+
+
+def _of_a_batch(result: dict[str, Any]) -> Answer:
+    if "problem" in result:
+        return Answer(result["problem"]["status"], told=result["problem"]["code"])
+    return Answer(CREATED, result["transaction"]["id"], result["transaction"]["status"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Sequence
+from itertools import count, islice
 from random import Random
 
 from payflow.stack.drill.client import REQUEST_SECONDS_MAX, Client
@@ -22,6 +23,8 @@ TOO_MUCH_MINOR = 10**12
 PAUSE_SECONDS_MAX = 0.3
 # A client this impatient often leaves before its answer comes, and then repeats.
 IMPATIENCE_SECONDS_MAX = 0.06
+BATCH_SHARE = 0.2
+BATCH_MAX = 6
 NOBODY = "f" * 24
 CREDENTIALS = "violet-kettle-42"
 
@@ -49,7 +52,7 @@ class Load:
                 client.open_wallet(currency)
                 key = f"drill-{self.seed}-{number}-{currency}"
                 first = Operation(Kind.DEPOSIT, client.id, currency, FIRST_DEPOSIT_MINOR, key)
-                self._perform(client, first)
+                self._perform(client, [first])
 
     def start(self) -> None:
         """Have every user begin."""
@@ -73,27 +76,38 @@ class Load:
     def _act(self, number: int) -> None:
         random = Random(f"{self.seed} user {number}")  # noqa: S311 - a drill must be repeatable
         client = self.clients[number]
-        done: list[Operation] = []
-        count = 0
+        done: list[list[Operation]] = []
+        turn = 0
         while not self._stopping.is_set():
-            operation = draw(
-                random, client.id, [other.id for other in self.clients], f"drill-{self.seed}-{number}-{count}"
-            )
+            key = f"drill-{self.seed}-{number}-{turn}"
+            operations = draw_request(random, client.id, [other.id for other in self.clients], key)
             impatient = random.random() < 0.1
             first_try = random.uniform(0.005, IMPATIENCE_SECONDS_MAX) if impatient else REQUEST_SECONDS_MAX
-            self._perform(client, operation, first_try)
-            done.append(operation)
+            self._perform(client, operations, first_try)
+            done.append(operations)
             again = random.choice(done)
             if random.random() < 0.1:
                 client.perform(again)
-            count += 1
+            turn += 1
             self._stopping.wait(random.uniform(0, PAUSE_SECONDS_MAX))
 
     def _perform(
-        self, client: Client, operation: Operation, first_try_seconds: float = REQUEST_SECONDS_MAX
+        self,
+        client: Client,
+        operations: list[Operation],
+        first_try_seconds: float = REQUEST_SECONDS_MAX,
     ) -> None:
-        self.operations.append(operation)
-        client.perform(operation, first_try_seconds=first_try_seconds)
+        self.operations += operations
+        client.perform(operations, first_try_seconds=first_try_seconds)
+
+
+def draw_request(random: Random, user_id: str, user_ids: Sequence[str], key: str) -> list[Operation]:
+    """Return what a user asks for next in one request: one thing, or now and then a batch of transfers."""
+    if random.random() >= BATCH_SHARE:
+        return [draw(random, user_id, user_ids, key)]
+    drawn = (draw(random, user_id, user_ids, f"{key}-{number}") for number in count())
+    transfers = (operation for operation in drawn if operation.kind is Kind.TRANSFER)
+    return list(islice(transfers, random.randint(2, BATCH_MAX)))
 
 
 def draw(random: Random, user_id: str, user_ids: Sequence[str], key: str) -> Operation:

@@ -40,7 +40,7 @@ class Watch:
         self._mongo: pymongo.MongoClient[dict] = pymongo.MongoClient(
             mongodb_uri, serverSelectionTimeoutMS=1_000, socketTimeoutMS=milliseconds
         )
-        self._transactions = self._mongo[database]["transactions"]
+        self._unfinished = [self._mongo[database][name] for name in ("transactions", "transfer_batches")]
         self._session = requests.Session()
         self._session.trust_env = False
         self._lock = threading.Lock()
@@ -118,10 +118,11 @@ class Watch:
                 self._wounds.remove(wound)
 
     def _read_open_ids(self) -> set[str] | None:
-        """What has not ended, or has not been told in full: recovery's own list."""
+        """What has not ended, or has not been written or told in full: recovery's own lists."""
+        query = {"due_at": {"$exists": True}}
         try:
-            rows = self._transactions.find({"due_at": {"$exists": True}}, ["_id"]).limit(OPEN_MAX)
-            return {row["_id"] for row in rows}
+            found = [rows.find(query, ["_id"]).limit(OPEN_MAX) for rows in self._unfinished]
+            return {row["_id"] for rows in found for row in rows}
         except PyMongoError:
             return None
 
