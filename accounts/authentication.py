@@ -13,26 +13,30 @@ from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.request import Request
 
-from accounts import selectors, sessions, tokens
+from accounts import api_keys, selectors, sessions, tokens
 from payflow.errors import NotAuthenticated
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class BearerAuthentication(BaseAuthentication):
-    """Accepts an access token; puts a `tokens.Caller` on the request."""
+    """Accepts an access token or an API key; puts a `tokens.Caller` or `KeyCaller` on the request."""
 
     asks = True
 
-    def authenticate(self, request: Request) -> tuple[tokens.Caller, Any] | None:
-        """Return the caller, or None when no bearer token is sent.
+    def authenticate(self, request: Request) -> tuple[tokens.Caller | api_keys.KeyCaller, Any] | None:
+        """Return the caller, or None when nothing is sent as a bearer token.
 
         Raises TokenExpired, NotAuthenticated, or Transient when the user cannot be looked up.
         """
         scheme, _, encoded = request.META.get("HTTP_AUTHORIZATION", "").strip().partition(" ")
         if scheme.lower() != "bearer":
             return None
-        caller = tokens.read_access(encoded.strip())
+        encoded = encoded.strip()
+        if encoded.startswith(api_keys.BEARER_PREFIX):
+            key = api_keys.read_key(encoded)
+            return key, key.key_id
+        caller = tokens.read_access(encoded)
         if sessions.is_ended(caller.family):
             raise NotAuthenticated("This session is over. Sign in again.")
         if self.asks and request.method not in SAFE_METHODS:

@@ -1,4 +1,4 @@
-"""The user: the one thing PayFlow keeps through Django's ORM, so that the admin's logins work on it."""
+"""Users and their API keys: what PayFlow keeps through Django's ORM, so that the admin works on it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from typing import Any
 from django.contrib.auth.base_user import AbstractBaseUser, BaseUserManager
 from django.contrib.auth.models import PermissionsMixin
 from django.db import models
-from django_mongodb_backend.fields import ObjectIdAutoField
+from django_mongodb_backend.fields import ArrayField, ObjectIdAutoField
 
-from payflow import clock
+from payflow import clock, ids
 
 EMAIL_LENGTH_MAX = 254  # RFC 5321, 4.5.3.1.3, less the angle brackets
 NAME_LENGTH_MAX = 120
 PHONE_LENGTH_MAX = 16
+API_KEY_PREFIX = "key_"
+API_KEY_NAME_LENGTH_MAX = 60
 
 
 class UserManager(BaseUserManager["User"]):
@@ -68,3 +70,39 @@ class User(AbstractBaseUser, PermissionsMixin):
     def clean(self) -> None:
         """Bring the email into its one spelling, for forms too."""
         self.email = UserManager.normalize_email(self.email)
+
+
+def new_api_key_id() -> str:
+    """Return the id of a new API key."""
+    return ids.new_id(API_KEY_PREFIX.rstrip("_"))
+
+
+class ApiKey(models.Model):
+    """A machine's key to its owner's account; accounts/api_keys.py makes and reads them."""
+
+    id = models.CharField(primary_key=True, db_column="_id", max_length=40, editable=False)
+    owner = models.ForeignKey(User, models.PROTECT, related_name="api_keys", db_index=False)
+    name = models.CharField(max_length=API_KEY_NAME_LENGTH_MAX)
+    hash = models.CharField(max_length=64, editable=False)
+    scopes = ArrayField(models.CharField(max_length=40))
+    created_at = models.DateTimeField(editable=False)
+    created_by = models.ForeignKey(User, models.PROTECT, related_name="+", db_index=False, editable=False)
+    expires_at = models.DateTimeField()
+    last_used_at = models.DateTimeField(null=True, editable=False)
+    revoked_at = models.DateTimeField(null=True, editable=False)
+    # `<owner>:<n>` while it may live: at most so many keys of one owner do.
+    slot = models.CharField(max_length=40, null=True, unique=True, editable=False)
+
+    class Meta:
+        db_table = "api_keys"
+        verbose_name = "API key"
+        # One owner's keys, newest first; ids are ordered by time.
+        indexes = [models.Index(fields=["owner", "id"], name="api_keys_of_owner")]
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.prefix}\u2026)"
+
+    @property
+    def prefix(self) -> str:
+        """Return the beginning of the key as its holder has it: what tells keys apart and opens nothing."""
+        return f"pk_{self.id.removeprefix(API_KEY_PREFIX)}"

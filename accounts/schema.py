@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
-from accounts.errors import EmailTaken, InvalidCredentials
+from typing import Any
+
+from accounts.errors import (
+    ApiKeyNotFound,
+    DepositsNotGranted,
+    EmailTaken,
+    InvalidCredentials,
+    TokenExpired,
+    TooManyApiKeys,
+)
 from accounts.serializers import (
+    ApiKeyInput,
+    ApiKeysQuery,
     LoginInput,
     PasswordInput,
     RefreshInput,
@@ -12,10 +23,12 @@ from accounts.serializers import (
     TokensOutput,
     UserOutput,
 )
-from payflow.api.describing import TIME, Answer, Model, Operation, nullable, record, text
+from payflow.api.describing import TIME, Answer, Model, Operation, nullable, page_of, record, text
+from payflow.api.scopes import Scope
 from payflow.errors import NotAuthenticated, NotFound
 
 TAG = "Authentication"
+API_KEY_TAG = "API keys"
 USER = {
     "id": "6b03cb73d89c58b3ee4eee4b",
     "name": "Alice",
@@ -65,7 +78,7 @@ SESSION = {
         takes=RefreshInput,
         sends={"refresh": {"refresh": TOKENS["refresh"]}},
         answers={200: Answer(description="The next tokens.", body=TokensOutput, examples={"tokens": TOKENS})},
-        refusals=[NotAuthenticated],
+        refusals=[NotAuthenticated, TokenExpired],
     ),
     "logout": Operation(
         id="logout",
@@ -75,7 +88,7 @@ SESSION = {
         takes=RefreshInput,
         sends={"refresh": {"refresh": TOKENS["refresh"]}},
         answers={204: Answer(description="The session is over.")},
-        refusals=[NotAuthenticated],
+        refusals=[NotAuthenticated, TokenExpired],
     ),
 }
 
@@ -138,6 +151,104 @@ OPEN_SESSIONS = {
         path={"id": "The session's id."},
         answers={204: Answer(description="It is over.")},
         refusals=[NotFound],
+    ),
+}
+
+API_KEY_EXAMPLE = {
+    "id": "key_01a20bc2e5f03c9a7d1b4e6f80a2b3c4",
+    "name": "Nightly payouts",
+    "prefix": "pk_01a20bc2e5f03c9a7d1b4e6f80a2b3c4",
+    "scopes": [Scope.TRANSACTIONS_READ.value, Scope.TRANSACTIONS_WRITE.value],
+    "created_at": "2026-11-23T05:13:20.104Z",
+    "created_by": USER["id"],
+    "expires_at": "2027-02-21T05:13:20.104Z",
+    "last_used_at": None,
+    "revoked_at": None,
+}
+_API_KEY_FIELDS: dict[str, Any] = {
+    "id": text("The API key's id."),
+    "name": text("What its owner calls it."),
+    "prefix": text("How the key begins: what tells keys apart and opens nothing."),
+    "scopes": {
+        "type": "array",
+        "items": {"type": "string", "enum": [scope.value for scope in Scope]},
+        "minItems": 1,
+        "uniqueItems": True,
+        "description": "What it may do.",
+    },
+    "created_at": TIME,
+    "created_by": text("The user who made it: its owner, or staff."),
+    "expires_at": {**TIME, "description": "When it ends."},
+    "last_used_at": nullable({**TIME, "description": "When it was last used, to about a minute."}),
+    "revoked_at": nullable({**TIME, "description": "When it was revoked, if it was."}),
+}
+API_KEY = Model("ApiKey", record("A key of a machine.", **_API_KEY_FIELDS))
+MINTED_API_KEY = Model(
+    "MintedApiKey",
+    record(
+        "A new API key.",
+        **_API_KEY_FIELDS,
+        key=text("What to send as `Authorization: Bearer pk_...`. It is shown in this answer only."),
+    ),
+)
+API_KEYS = {
+    "create": Operation(
+        id="createApiKey",
+        tag=API_KEY_TAG,
+        summary="Make an API key",
+        description="For a machine that acts for you within `scopes`. It expires after `expires_in_days` or "
+        "at `expires_at`, else after 90 days unless this installation says otherwise. Where deposits are not "
+        "open, only staff grant `deposits:write`.",
+        takes=ApiKeyInput,
+        sends={
+            "payouts": {
+                "name": API_KEY_EXAMPLE["name"],
+                "scopes": API_KEY_EXAMPLE["scopes"],
+                "expires_in_days": 90,
+            }
+        },
+        answers={
+            201: Answer(
+                description="The key. Keep it: nobody can show it again.",
+                body=MINTED_API_KEY,
+                examples={
+                    "payouts": {**API_KEY_EXAMPLE, "key": f"{API_KEY_EXAMPLE['prefix']}_{'x' * 40}\u2026"}
+                },
+                headers=["Location"],
+            )
+        },
+        refusals=[TooManyApiKeys, DepositsNotGranted],
+    ),
+    "list": Operation(
+        id="listApiKeys",
+        tag=API_KEY_TAG,
+        summary="List one's API keys",
+        description="Newest first, revoked and expired ones included.",
+        query=ApiKeysQuery,
+        answers={
+            200: Answer(
+                description="A page of keys.",
+                body=page_of(API_KEY, "API keys, newest first."),
+                examples={"one": {"results": [API_KEY_EXAMPLE], "next": None}},
+            )
+        },
+    ),
+    "retrieve": Operation(
+        id="getApiKey",
+        tag=API_KEY_TAG,
+        summary="Get an API key",
+        path={"id": "The API key's id."},
+        answers={200: Answer(description="The key.", body=API_KEY, examples={"payouts": API_KEY_EXAMPLE})},
+        refusals=[ApiKeyNotFound],
+    ),
+    "destroy": Operation(
+        id="revokeApiKey",
+        tag=API_KEY_TAG,
+        summary="Revoke an API key",
+        description="The next request with it is refused. Safe to repeat.",
+        path={"id": "The API key's id."},
+        answers={204: Answer(description="It is revoked.")},
+        refusals=[ApiKeyNotFound],
     ),
 }
 

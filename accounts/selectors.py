@@ -1,21 +1,24 @@
-"""Reading users. An id or email that cannot exist finds nobody; it is never an error."""
+"""Reading users and API keys. An id or email that cannot exist finds nobody; it is never an error."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import mongoengine
 from bson import ObjectId
-from django.db import DEFAULT_DB_ALIAS, DatabaseError
+from django.db import DEFAULT_DB_ALIAS, DatabaseError, models
+from pymongo import DESCENDING
+from pymongo.collection import Collection
 
-from accounts.models import User, UserManager
+from accounts.models import ApiKey, User, UserManager
 from payflow import mongodb
 from payflow.errors import NotAuthenticated, Transient
 
 # Only the spelling that PayFlow gives out: two spellings of one id would be two users to whoever compares.
+Stored = TypeVar("Stored", bound=models.Model)
 _USER_ID = re.compile(r"[0-9a-f]{24}", re.ASCII)
 
 
@@ -67,11 +70,48 @@ def _find_rows(query: dict[str, Any]) -> list[dict[str, Any]]:
         return [row for row in users.find(query, ("email", "is_active")) if row.get("is_active")]
 
 
+def api_keys(*, lasting: bool = True) -> Collection:
+    """Return the collection of API keys. Without `lasting`, writes do not wait for the journal."""
+    concern = None if lasting else mongodb.UNJOURNALED
+    return mongoengine.get_db().get_collection(ApiKey._meta.db_table, write_concern=concern)
+
+
+def find_api_key(*, user_id: str, key_id: str) -> ApiKey | None:
+    """Return one of a user's API keys, whatever has become of it. Raises Transient."""
+    with mongodb.unavailable_is_transient():
+        document = api_keys().find_one({"_id": key_id, "owner_id": ObjectId(user_id)})
+    return _loaded(ApiKey, document) if document else None
+
+
+def list_api_keys(*, user_id: str, limit: int, before_id: str | None = None) -> list[ApiKey]:
+    """Return a user's API keys, newest first, revoked and expired ones included. Raises Transient."""
+    wanted: dict[str, Any] = {"owner_id": ObjectId(user_id)}
+    if before_id is not None:
+        wanted["_id"] = {"$lt": before_id}
+    with mongodb.unavailable_is_transient():
+        return [_loaded(ApiKey, row) for row in api_keys().find(wanted).sort("_id", DESCENDING).limit(limit)]
+
+
+def find_api_key_and_owner(*, key_id: str) -> tuple[ApiKey, User | None] | None:
+    """Return an API key and its owner, in one query. Raises Transient."""
+    users = User._meta.db_table
+    owner = {"from": users, "localField": "owner_id", "foreignField": "_id", "as": "owners"}
+    with mongodb.unavailable_is_transient():
+        found = list(api_keys().aggregate([{"$match": {"_id": key_id}}, {"$lookup": owner}]))
+    if not found:
+        return None
+    owners = found[0]["owners"]
+    return _loaded(ApiKey, found[0]), _loaded(User, owners[0]) if owners else None
+
+
 def _find(equal: dict[str, Any]) -> User | None:
     # Past the ORM, which makes an aggregation of it: every request that writes comes through here.
     with mongodb.unavailable_is_transient():
         document = mongoengine.get_db()[User._meta.db_table].find_one(equal)
-    if document is None:
-        return None
-    fields = [field for field in User._meta.concrete_fields if field.column in document]
-    return User.from_db(DEFAULT_DB_ALIAS, [f.attname for f in fields], [document[f.column] for f in fields])
+    return _loaded(User, document) if document else None
+
+
+def _loaded(model: type[Stored], document: dict[str, Any]) -> Stored:
+    fields = [field for field in model._meta.concrete_fields if field.column in document]
+    values = [document[field.column] for field in fields]
+    return model.from_db(DEFAULT_DB_ALIAS, [field.attname for field in fields], values)

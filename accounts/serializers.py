@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from django.conf import settings
 from django.contrib.auth.password_validation import validate_password
 from django.core.exceptions import ValidationError as DjangoValidationError
 from django.core.validators import EmailValidator, RegexValidator
 from rest_framework import serializers
 
 from accounts.hashers import normalised
-from accounts.models import EMAIL_LENGTH_MAX, NAME_LENGTH_MAX, PHONE_LENGTH_MAX, User, UserManager
+from accounts.models import (
+    API_KEY_NAME_LENGTH_MAX,
+    EMAIL_LENGTH_MAX,
+    NAME_LENGTH_MAX,
+    PHONE_LENGTH_MAX,
+    ApiKey,
+    User,
+    UserManager,
+)
 from accounts.sessions import Session
 from accounts.tokens import TOKEN_LENGTH_MAX
 from payflow import clock
 from payflow.api.fields import StrictCharField, StrictSerializer, TimeField
+from payflow.api.pages import CursorField, PageQuery
+from payflow.api.scopes import Scope
 
 PASSWORD_LENGTH_MAX = 128
 # They turn the text around them, so that a name could pose as another.
@@ -52,7 +63,7 @@ class NameField(StrictCharField):
     default_error_messages = {"invalid_name": "The name must be visible text on one line."}
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(max_length=NAME_LENGTH_MAX, **kwargs)
+        super().__init__(**{"max_length": NAME_LENGTH_MAX, **kwargs})
 
     def to_internal_value(self, data: Any) -> str:
         """Return the trimmed name in its composed form (Unicode NFC)."""
@@ -171,6 +182,86 @@ class SignedInOutput(serializers.Serializer):
     user = UserOutput()
     access = serializers.CharField(source="tokens.access")
     refresh = serializers.CharField(source="tokens.refresh")
+
+
+class DaysField(serializers.IntegerField):
+    """A number of days that a key lives, as a JSON number."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(min_value=1, max_value=settings.API_KEY_DAYS_MAX, **kwargs)
+
+    def to_internal_value(self, data: Any) -> int:
+        """Return the number; texts and booleans are not quietly converted."""
+        if type(data) is not int:
+            self.fail("invalid")
+        return super().to_internal_value(data)
+
+
+class ScopesField(serializers.ListField):
+    """Scopes of an API key, each once."""
+
+    default_error_messages = {"repeated_scope": "Name each scope once."}
+
+    def __init__(self, **kwargs: Any) -> None:
+        child = serializers.ChoiceField(choices=[scope.value for scope in Scope])
+        super().__init__(child=child, allow_empty=False, max_length=len(Scope), **kwargs)
+
+    def to_internal_value(self, data: Any) -> list[str]:
+        """Return the scopes."""
+        scopes = super().to_internal_value(data)
+        if len(set(scopes)) < len(scopes):
+            self.fail("repeated_scope")
+        return scopes
+
+
+class ApiKeyInput(StrictSerializer):
+    """POST /auth/api-keys. Gives `expires_at` whether that, `expires_in_days` or neither was sent."""
+
+    name = NameField(max_length=API_KEY_NAME_LENGTH_MAX)
+    scopes = ScopesField()
+    expires_in_days = DaysField(required=False)
+    expires_at = TimeField(required=False)
+
+    def validate(self, attrs: Mapping[str, Any]) -> dict[str, Any]:
+        """Settle when the key expires: at most API_KEY_DAYS_MAX days from now."""
+        now = clock.now()
+        days = attrs.get("expires_in_days", settings.API_KEY_DAYS_DEFAULT)
+        expires_at = attrs.get("expires_at", now + timedelta(days=days))
+        latest = now + timedelta(days=settings.API_KEY_DAYS_MAX)
+        if "expires_in_days" in attrs and "expires_at" in attrs:
+            _refuse("expires_at", "Send expires_in_days or expires_at, not both.", "both_given")
+        if not now < expires_at <= latest:
+            _refuse(
+                "expires_at",
+                f"A key lives at most {settings.API_KEY_DAYS_MAX} days from now.",
+                "out_of_range",
+            )
+        return {"name": attrs["name"], "scopes": attrs["scopes"], "expires_at": expires_at}
+
+
+class ApiKeysQuery(PageQuery):
+    """?limit=&cursor=."""
+
+    cursor = CursorField("key_[0-9a-f]{32}")
+
+
+def _refuse(field: str, reason: str, code: str) -> None:
+    raise serializers.ValidationError({field: [serializers.ErrorDetail(reason, code)]})
+
+
+def api_key_body(key: ApiKey) -> dict[str, Any]:
+    """Return an API key as its owner sees it: everything but the secret."""
+    return {
+        "id": key.id,
+        "name": key.name,
+        "prefix": key.prefix,
+        "scopes": key.scopes,
+        "created_at": clock.rfc3339(key.created_at),
+        "created_by": str(key.created_by_id),
+        "expires_at": clock.rfc3339(key.expires_at),
+        "last_used_at": clock.rfc3339(key.last_used_at) if key.last_used_at else None,
+        "revoked_at": clock.rfc3339(key.revoked_at) if key.revoked_at else None,
+    }
 
 
 def session_body(session: Session, *, current: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeVar
 
+from django.conf import settings
 from rest_framework_simplejwt.exceptions import ExpiredTokenError, TokenError
 from rest_framework_simplejwt.models import TokenUser
 from rest_framework_simplejwt.settings import api_settings
@@ -67,6 +68,8 @@ class Caller(TokenUser):
     """Who is calling. `record` is the user as stored now; it is loaded for everything but safe methods."""
 
     record: User | None = None
+    # Who has signed in is not held to scopes.
+    scopes: frozenset[str] | None = None
 
     def __getattr__(self, attr: str) -> None:
         # The parent answers None to any misspelt name.
@@ -84,6 +87,11 @@ class Caller(TokenUser):
     def is_staff(self) -> bool:
         """Return whether the caller is staff: as stored where that is loaded, else as the token says."""
         return self.record.is_staff if self.record else self.token.get("staff") is True
+
+    @property
+    def may_deposit(self) -> bool:
+        """Return whether the caller may let money in."""
+        return settings.DEPOSITS_OPEN or self.is_staff
 
     @property
     def family(self) -> str:

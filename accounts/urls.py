@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.urls import path, re_path
 
-from accounts.views import OpenSessionsViewSet, OwnAccountViewSet, SessionViewSet
+from accounts.views import ApiKeyViewSet, OpenSessionsViewSet, OwnAccountViewSet, SessionViewSet
 from payflow.api.fields import ID_PATTERN
 
 urlpatterns = [
@@ -20,6 +20,12 @@ urlpatterns = [
         rf"^sessions/(?P<pk>{ID_PATTERN})\Z",
         OpenSessionsViewSet.as_view({"delete": "destroy"}),
         name="session",
+    ),
+    path("api-keys", ApiKeyViewSet.as_view({"get": "list", "post": "create"}), name="api-keys"),
+    re_path(
+        rf"^api-keys/(?P<pk>{ID_PATTERN})\Z",
+        ApiKeyViewSet.as_view({"get": "retrieve", "delete": "destroy"}),
+        name="api-key",
     ),
     path("me", OwnAccountViewSet.as_view({"get": "me"}), name="me"),
 ]

@@ -8,8 +8,11 @@ from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from accounts import schema, selectors, services, sessions
+from accounts import api_keys, schema, selectors, services, sessions
+from accounts.errors import ApiKeyNotFound
 from accounts.serializers import (
+    ApiKeyInput,
+    ApiKeysQuery,
     LoginInput,
     PasswordInput,
     RefreshInput,
@@ -17,9 +20,12 @@ from accounts.serializers import (
     SignedInOutput,
     TokensOutput,
     UserOutput,
+    api_key_body,
     session_body,
 )
+from payflow.api.addresses import client_network
 from payflow.api.describing import described
+from payflow.api.pages import page
 from payflow.api.viewsets import ApiViewSet
 from payflow.errors import NotAuthenticated
 
@@ -97,9 +103,43 @@ class OwnAccountViewSet(ApiViewSet):
         return Response(UserOutput(user).data)
 
 
+@described(schema.API_KEYS)
+class ApiKeyViewSet(ApiViewSet):
+    """The caller's API keys. No scope opens this: who holds a key makes none, and sees none."""
+
+    limits = {"create": "auth"}
+
+    def create(self, request: Request) -> Response:
+        """POST /auth/api-keys: the answer is the one place where the key is shown."""
+        wanted, owner = _valid(ApiKeyInput(data=request.data)), request.user.record
+        minted = api_keys.mint_key(owner=owner, created_by=owner, **wanted)
+        headers = {"Location": f"/auth/api-keys/{minted.key.id}"}
+        return Response({**api_key_body(minted.key), "key": minted.encoded}, status=201, headers=headers)
+
+    def list(self, request: Request) -> Response:
+        """GET /auth/api-keys: newest first, revoked and expired ones included."""
+        asked = _valid(ApiKeysQuery(data=request.query_params.dict()))
+        found = selectors.list_api_keys(
+            user_id=request.user.id, limit=asked["limit"] + 1, before_id=asked.get("cursor")
+        )
+        return Response(page(found, asked["limit"], key=lambda key: key.id, render=api_key_body))
+
+    def retrieve(self, request: Request, pk: str) -> Response:
+        """GET /auth/api-keys/{id}."""
+        key = selectors.find_api_key(user_id=request.user.id, key_id=pk)
+        if key is None:
+            raise ApiKeyNotFound("There is no such API key.")
+        return Response(api_key_body(key))
+
+    def destroy(self, request: Request, pk: str) -> Response:
+        """DELETE /auth/api-keys/{id}: its next request is refused."""
+        api_keys.revoke_key(user_id=request.user.id, key_id=pk)
+        return Response(status=204)
+
+
 def _device(request: Request) -> sessions.Device:
     return sessions.Device(
-        address=request.META.get("REMOTE_ADDR", ""), user_agent=request.META.get("HTTP_USER_AGENT", "")
+        address=client_network(request.META), user_agent=request.META.get("HTTP_USER_AGENT", "")
     )
 
 

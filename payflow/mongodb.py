@@ -20,7 +20,8 @@ from payflow.errors import Transient
 
 UNAVAILABLE = (AutoReconnect, NetworkTimeout, SelectionTimeout, ExecutionTimeout, WTimeoutError)
 DUPLICATE_KEY_CODE = 11_000
-_UNJOURNALED = WriteConcern(w="majority", j=False)
+# A single server acknowledges before its journal is on disk; a replica set still waits for its majority.
+UNJOURNALED = WriteConcern(w="majority", j=False)
 
 
 def connect() -> None:
@@ -49,7 +50,7 @@ def collection(document: type[mongoengine.Document], *, lasting: bool = True) ->
     still waits for its majority): only for what recovery would find out again, were it lost.
     """
     found = document._get_collection()
-    return found if lasting else found.with_options(write_concern=_UNJOURNALED)
+    return found if lasting else found.with_options(write_concern=UNJOURNALED)
 
 
 def ensure_indexes() -> list[str]:

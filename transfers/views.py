@@ -20,6 +20,7 @@ from payflow.api import prefer
 from payflow.api.describing import described
 from payflow.api.pages import page
 from payflow.api.problems import as_part, problem
+from payflow.api.scopes import Scope
 from payflow.api.viewsets import ApiViewSet
 from payflow.crashpoints import crash_point
 from payflow.errors import Transient
@@ -41,6 +42,11 @@ IDS_LOGGED_MAX = 20
 @described(schema.OPERATIONS)
 class TransactionViewSet(ApiViewSet):
     """Transfers that the caller is a party to."""
+
+    scopes = {
+        "create": Scope.TRANSACTIONS_WRITE,
+        **dict.fromkeys(("list", "retrieve", "receipt"), Scope.TRANSACTIONS_READ),
+    }
 
     authentication_classes = (WalletGuardedAuthentication,)
     limits = {"create": "transactions"}
@@ -99,7 +105,7 @@ class TransactionViewSet(ApiViewSet):
 class TransferBatchViewSet(ApiViewSet):
     """Many transfers of the caller's, asked for at once."""
 
-    scopes = {"create": "transactions:write", "retrieve": "transactions:read"}
+    scopes = {"create": Scope.TRANSACTIONS_WRITE, "retrieve": Scope.TRANSACTIONS_READ}
     limits = {"create": "transactions"}
     lasting_keys = frozenset({"create"})
 

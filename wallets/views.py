@@ -12,6 +12,7 @@ from ledger.chain import Kind
 from payflow import clock, idempotency
 from payflow.api.describing import described
 from payflow.api.pages import page
+from payflow.api.scopes import Scope
 from payflow.api.viewsets import ApiViewSet
 from payflow.errors import PermissionRefused
 from payflow.money import format_amount
@@ -30,8 +31,12 @@ from wallets.serializers import (
 
 @described(schema.OPERATIONS)
 class WalletViewSet(ApiViewSet):
-    """A user's own wallets."""
+    """A user's own wallets. Money leaves, and wallets are opened, only by who has signed in."""
 
+    scopes = {
+        **dict.fromkeys(("list", "me", "history", "balance"), Scope.WALLETS_READ),
+        "deposit": Scope.DEPOSITS_WRITE,
+    }
     limits = dict.fromkeys(("deposit", "withdraw"), "deposits")
 
     lasting_keys = frozenset({"deposit", "withdraw"})
@@ -66,7 +71,7 @@ class WalletViewSet(ApiViewSet):
     @action(detail=False, methods=["post"])
     def deposit(self, request: Request) -> Response:
         """POST /wallets/me/deposit: by the owner where deposits are open, else by staff only."""
-        if not (settings.DEPOSITS_OPEN or request.user.is_staff):
+        if not request.user.may_deposit:
             raise PermissionRefused("Only staff and service users may deposit here.")
         return self._move(request, services.deposit)
 

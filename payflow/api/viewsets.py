@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
+from rest_framework.request import Request
+
 from payflow.api.idempotent import IdempotentViewSet
+from payflow.errors import PermissionRefused
 
 
 class ApiViewSet(IdempotentViewSet):
@@ -16,6 +19,18 @@ class ApiViewSet(IdempotentViewSet):
 
     limits: ClassVar[Mapping[str, str]] = {}
     """The group of rate limits that an action counts in, by action; each counts in `global`, too."""
+
+    def check_permissions(self, request: Request) -> None:
+        """Refuse who may not do this, and an API key without the action's scope (RFC 6750, 3.1)."""
+        super().check_permissions(request)
+        granted = request.user.scopes if request.user else None
+        if granted is None or self.action is None:
+            return
+        needed = self.scopes.get(self.action)
+        if needed is None:
+            raise PermissionRefused("API keys may not do this: sign in instead.")
+        if needed not in granted:
+            raise PermissionRefused(f"This needs an API key with the scope {needed}.")
 
     @property
     def default_response_headers(self) -> dict[str, str]:

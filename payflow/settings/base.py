@@ -70,6 +70,19 @@ RECEIPT_SIGNING_KEYS, _RECEIPT_KEYS_FAULT = safety.read_receipt_keys(
 
 DEPOSITS_OPEN = env.bool("DEPOSITS_OPEN", default=not IS_PRODUCTION)
 
+# --- API keys ---------------------------------------------------------------------------------------------
+
+API_KEYS_PER_USER_MAX = env.int("API_KEYS_PER_USER_MAX", default=20)
+API_KEY_DAYS_MAX = env.int("API_KEY_DAYS_MAX", default=365)
+API_KEY_DAYS_DEFAULT = env.int("API_KEY_DAYS_DEFAULT", default=90)
+safety.refuse_out_of_range(
+    [
+        ("API_KEYS_PER_USER_MAX", API_KEYS_PER_USER_MAX, 1, 100),
+        ("API_KEY_DAYS_MAX", API_KEY_DAYS_MAX, 1, 3_650),
+        ("API_KEY_DAYS_DEFAULT", API_KEY_DAYS_DEFAULT, 1, API_KEY_DAYS_MAX),
+    ]
+)
+
 # --- Where data lives -------------------------------------------------------------------------------------
 
 DATA_DIR = Path(env.str("PAYFLOW_DATA_DIR", default=str(BASE_DIR / ".payflow"))).resolve()

@@ -16,6 +16,7 @@ from django.utils import timezone
 from accounts import services as accounts
 from accounts import sessions, tokens
 from tests.accounts.factories import PASSWORD
+from tests.accounts.keys import mint
 from tests.api.client import Api, Party, assert_problem, join, nothing_changes
 from transfers import saga
 
@@ -46,6 +47,10 @@ ROWS = {
     "GET /auth/sessions": USERS,
     "DELETE /auth/sessions": (401, 204, 204, 204),
     "DELETE /auth/sessions/<pk>": (401, 404, 204, 404),
+    "GET /auth/api-keys": USERS,
+    "POST /auth/api-keys": CREATES,
+    "GET /auth/api-keys/<pk>": (401, 404, 200, 404),
+    "DELETE /auth/api-keys/<pk>": (401, 404, 204, 404),
     "GET /wallets": USERS,
     "POST /wallets": CREATES,
     "GET /wallets/me": USERS,
@@ -97,6 +102,7 @@ class World:
     people: dict[str, Party]
     transaction_id: str
     batch_id: str
+    api_key_id: str
 
     def client(self, actor: str) -> Api:
         return self.people[actor].api if actor in self.people else Api()
@@ -113,6 +119,8 @@ class World:
         """Return the id of what is the owner's at `route`."""
         if route.startswith("/auth/sessions"):
             return OWNERS_SESSION
+        if route.startswith("/auth/api-keys"):
+            return self.api_key_id
         if route.startswith("/transactions/batch"):
             return self.batch_id
         return self.transaction_id if route.startswith("/transactions") else self.people["owner"].wallet.id
@@ -126,6 +134,7 @@ class World:
             "/auth/register": {"name": "New", "email": "new@example.com", "password": PASSWORD},
             "/auth/login": {"email": "owner@example.com", "password": PASSWORD},
             "/auth/password": {"current_password": PASSWORD, "new_password": "a better password"},
+            "/auth/api-keys": {"name": "Robot", "scopes": ["wallets:read"]},
             "/wallets": {"currency": "EUR"},
             "/wallets/me/deposit": {"amount": "1.00"},
             "/wallets/me/withdraw": {"amount": "1.00"},
@@ -146,7 +155,7 @@ def world() -> World:
     sessions.open_family(
         user_id=people["owner"].id, family=OWNERS_SESSION, jti="x", expires_at=int(time.time()) + 60
     )
-    return World(people, started["id"], batch["id"])
+    return World(people, started["id"], batch["id"], mint(people["owner"].user).key.id)
 
 
 def test_every_route_and_method_has_a_row() -> None:
