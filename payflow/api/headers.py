@@ -51,7 +51,7 @@ redoc_policy = csp_replace({**_OWN_FILES, "style-src": [SELF, UNSAFE_INLINE], "w
 
 
 class HeadersMiddleware(SecurityMiddleware):
-    """Django's SecurityMiddleware with what it lacks. Nothing may answer outside of it."""
+    """Django's SecurityMiddleware with what it lacks."""
 
     def process_request(self, request: HttpRequest) -> HttpResponse | None:
         """Send who comes without TLS to the same address with it, if the host is ours."""

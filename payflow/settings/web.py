@@ -53,10 +53,10 @@ MIDDLEWARE = [
     "payflow.api.measuring.MeasuringMiddleware",
     # Before anything that logs or tells an error.
     "payflow.correlation.CorrelationMiddleware",
-    # Headers for all that comes from within, errors and refusals included.
-    "payflow.api.headers.HeadersMiddleware",
+    # Headers for all that comes from within, errors and refusals included. The third may answer itself.
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "payflow.api.headers.PolicyMiddleware",
+    "payflow.api.headers.HeadersMiddleware",
     # Answers preflights, which carry no credentials and are nobody's requests yet.
     "corsheaders.middleware.CorsMiddleware",
     # Counts also what the next one refuses unread.
