@@ -27,7 +27,7 @@ def unseal(secret: str, *, purpose: str) -> bytes | None:
     """Decrypt what was sealed for this purpose; None for everything else."""
     try:
         return _keys(purpose).decrypt(secret)
-    except InvalidToken:
+    except (InvalidToken, ValueError):
         return None
 
 

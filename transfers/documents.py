@@ -67,6 +67,9 @@ class Transaction(Document):
                 "unique": True,
                 "partialFilterExpression": {"idempotency_key": {"$type": "string"}},
             },
+            # Staff ask for a key before they know whose it is. The index above begins with the sender,
+            # because one that is unique must begin with what the collection is sharded by.
+            {"fields": ["idempotency_key"], "sparse": True},
             # A sender's reference names one transfer, for ever: who sends an invoice's payment again under
             # another key, or in two batches at once, pays it once.
             {
@@ -117,6 +120,8 @@ class TransferBatch(Document):
                 "unique": True,
                 "partialFilterExpression": {"idempotency_key": {"$type": "string"}},
             },
+            # Staff ask for a key before they know whose it is.
+            {"fields": ["idempotency_key"], "sparse": True},
         ],
     }
 

@@ -46,6 +46,25 @@ def find_by_key(*, sender_id: str, key: str) -> dict[str, Any] | None:
         return collection(Transaction).find_one({"sender_id": sender_id, "idempotency_key": _indexed(key)})
 
 
+def list_transactions_by_key(*, key: str, sender_id: str | None, limit: int) -> list[dict[str, Any]]:
+    """Return up to `limit` transactions that an idempotency key has started, of one sender or of all."""
+    return _list_by_key(Transaction, key, sender_id, limit)
+
+
+def list_batches_by_key(*, key: str, sender_id: str | None, limit: int) -> list[dict[str, Any]]:
+    """Return up to `limit` batches that an idempotency key has started, of one sender or of all."""
+    return _list_by_key(TransferBatch, key, sender_id, limit)
+
+
+def _list_by_key(
+    document: type[Transaction | TransferBatch], key: str, sender_id: str | None, limit: int
+) -> list[dict[str, Any]]:
+    query = {"idempotency_key": key, **({"sender_id": sender_id} if sender_id else {})}
+    with unavailable_is_transient():
+        cursor = collection(document).find(query).sort("_id", -1).limit(limit)
+        return list(cursor.max_time_ms(QUERY_TIME_MS_MAX))
+
+
 def list_transactions(
     *,
     user_id: str,

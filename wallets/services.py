@@ -175,8 +175,7 @@ def withdraw(*, user_id: str, currency: str, amount_minor: int, key: str | None)
 
 def _move(kind: Kind, user_id: str, currency: str, amount_minor: int, key: str | None) -> Movement:
     # The ledger's own unique index makes the key last: it holds when Redis has lost everything.
-    operation = f"key_{user_id}_{key}" if key else new_id("op")
-    operation_id = f"{operation}:{kind.value.lower()}"
+    operation_id = keyed_operation_id(kind, user_id, key) if key else f"{new_id('op')}:{kind.value.lower()}"
     earlier = ledger.find_entry(operation_id=operation_id) if key else None
     if earlier is not None and earlier.currency != currency:
         raise IdempotencyKeyReused(_KEY_REUSED)
@@ -193,6 +192,11 @@ def _move(kind: Kind, user_id: str, currency: str, amount_minor: int, key: str |
     if entry.kind is Kind.DECLINED:
         raise _refusal(entry, replayed=earlier is not None)
     return Movement(entry, replayed=earlier is not None)
+
+
+def keyed_operation_id(kind: Kind, user_id: str, key: str) -> str:
+    """Return the id of the entry that a user's deposit or withdrawal with an idempotency key becomes."""
+    return f"key_{user_id}_{key}:{kind.value.lower()}"
 
 
 def _refusal(entry: Entry, *, replayed: bool) -> Declined:

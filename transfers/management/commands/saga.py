@@ -19,6 +19,7 @@ from ledger import selectors as ledger
 from payflow import clock
 from payflow.errors import Refused, Transient
 from payflow.money import EXPONENTS, format_amount
+from payflow.terminal import ascii_only, table
 from transfers import operations, selectors
 from transfers.states import Status
 
@@ -64,13 +65,14 @@ class Command(BaseCommand):
                 row = ACTS[action](transaction_id=options["id"], who=options["who"] or _who_runs_this())
                 self.stdout.write(f"{row['_id']} is now {row['status']}.")
         except (Refused, Transient) as error:
-            raise CommandError(_ascii(error.detail)) from error
+            raise CommandError(ascii_only(error.detail)) from error
         except PyMongoError as error:
             raise CommandError(f"MongoDB said {type(error).__name__}.") from error
         except CommandError:
             raise
         except Exception as error:
-            raise CommandError(_ascii(f"It cannot be driven ({type(error).__name__}: {error}).")) from error
+            reason = f"It cannot be driven ({type(error).__name__}: {error})."
+            raise CommandError(ascii_only(reason)) from error
 
     def _list(self, options: dict[str, Any]) -> None:
         rows = selectors.list_sagas(
@@ -87,7 +89,7 @@ class Command(BaseCommand):
     def _show(self, transaction_id: str) -> None:
         row = operations.find(transaction_id)
         for name, value in _facts(row):
-            self.stdout.write(_ascii(f"{name:<12}{value}"))
+            self.stdout.write(ascii_only(f"{name:<12}{value}"))
         self.stdout.write("\nTimeline")
         moves = row.get("history") or []
         self._table(("at", "status", "reason"), ((_time(m["at"]), m["status"], m["reason"]) for m in moves))
@@ -102,14 +104,8 @@ class Command(BaseCommand):
         )
 
     def _table(self, heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-        lines = [list(map(str, line)) for line in rows]
-        if not lines:
-            self.stdout.write("  none")
-            return
-        widths = [max(map(len, column)) for column in zip(heads, *lines, strict=True)]
-        for line in (heads, *lines):
-            cells = (f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True))
-            self.stdout.write(_ascii("  " + "  ".join(cells).rstrip()))
+        for line in table(heads, rows):
+            self.stdout.write(line)
 
 
 def _listed(row: dict[str, Any]) -> tuple[Any, ...]:
@@ -164,11 +160,6 @@ def _amount(minor: object, currency: object) -> str:
 
 def _time(moment: object) -> str:
     return clock.rfc3339(moment) if isinstance(moment, datetime) else "-"
-
-
-def _ascii(text: str) -> str:
-    """A document may hold anything; a terminal must still take the line."""
-    return text.encode("unicode_escape").decode("ascii")
 
 
 def _limit(text: str) -> int:
