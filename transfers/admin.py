@@ -45,14 +45,14 @@ class StatusFilter(admin.SimpleListFilter):
 
 @admin.register(TransactionRow)
 class TransactionAdmin(StoredRowsAdmin):
-    """Newest first; searched by transaction id or by a party's user id."""
+    """Newest first; searched by the id of a transaction, of a batch or of a party."""
 
     list_display = ("id", "status", "amount", "initiated_at", "sender", "receiver", "needs_attention")
     list_filter = (StatusFilter,)
-    search_help_text = "A transaction's id or a user's id, exactly."
+    search_help_text = "The id of a transaction, a batch or a user, exactly."
     search_fields = ("id",)
     fieldsets = (
-        (None, {"fields": ("id", "status", "amount", "description")}),
+        (None, {"fields": ("id", "status", "amount", "description", "reference", "batch_id")}),
         ("Parties", {"fields": ("sender", "sender_wallet", "receiver", "receiver_wallet")}),
         ("Saga", {"fields": ("timeline", "failure", "settlement", "entries")}),
         (
@@ -73,6 +73,8 @@ class TransactionAdmin(StoredRowsAdmin):
 
     def search(self, term: str) -> Q:
         """Return what an exact search term selects."""
+        if term.startswith("bat_"):
+            return Q(batch_id=term)
         return Q(pk=term) if term.startswith("txn_") else Q(sender_id=term) | Q(receiver_id=term)
 
     @admin.display

@@ -18,6 +18,8 @@ class TransactionRow(models.Model):
     amount_minor = models.BigIntegerField()
     currency = models.CharField(max_length=3)
     description = models.CharField(max_length=255, null=True)
+    reference = models.CharField(max_length=64, null=True)
+    batch_id = models.CharField(max_length=36, null=True)
     status = models.CharField(max_length=16, choices=[(s.value, s.value) for s in Status])
     settlement = models.CharField(max_length=16, null=True, choices=[(s.value, s.value) for s in Settlement])
     initiated_at = models.DateTimeField()

@@ -13,6 +13,7 @@ from pymongo.errors import ExecutionTimeout
 from payflow import admin
 from tests.accounts.factories import UserFactory
 from transfers import saga
+from transfers.batches import start_batch
 from transfers.services import TransferRequest, start_transaction
 from wallets import services as wallets
 
@@ -229,3 +230,15 @@ def test_a_helper_sees_what_their_permissions_name(paid: dict[str, Any]) -> None
     client.force_login(helper)
     assert shown(client, "transactions") == [paid["_id"]]
     assert client.get(LISTS["wallets"]).status_code == 403
+
+
+def test_the_transactions_of_a_batch_are_found_by_its_id(staff: Client, paid: dict[str, Any]) -> None:
+    sender_id, receiver_id = paid["sender_id"], paid["receiver_id"]
+    wishes = [
+        TransferRequest(sender_id, receiver_id, None, 1, "USD", "", reference) for reference in ("a/1", None)
+    ]
+    batch = start_batch(sender_id=sender_id, wishes=wishes, key=None)
+    found = shown(staff, "transactions", f"?q={batch.row['_id']}")
+    assert sorted(found) == batch.transaction_ids
+    assert "a/1" in page_of(staff, "transactions", batch.transaction_ids[0])
+    assert shown(staff, "transactions", "?q=bat_unknown") == []
