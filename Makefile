@@ -6,7 +6,7 @@ PY := .venv/bin/python
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run serve demo stop test lint bench audit drill clean
+.PHONY: help setup run serve demo stop test lint openapi bench audit drill clean
 
 help: ## Show this list
 	@echo "PayFlow: make ..."
@@ -32,10 +32,15 @@ test: ## Run the whole suite on a few cores (ARGS="-k saga" for a part of it)
 	@$(PYTHON) payflow/stack/bootstrap.py --load
 	@.venv/bin/pytest -n auto --maxprocesses 4 --dist loadgroup $(ARGS)
 
-lint: setup ## Check style, format and types
+lint: setup ## Check style, format, types and the OpenAPI document
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
+	@PAYFLOW_ENV=development $(PY) manage.py spectacular --validate --fail-on-warn > /dev/null
+
+openapi: setup ## Write docs/openapi.json anew, after a change of the API
+	@PAYFLOW_ENV=development $(PY) manage.py spectacular --validate --fail-on-warn \
+		--format openapi-json --file docs/openapi.json
 
 bench: ## Measure throughput, latency and memory; ends with an audit
 	@$(PYTHON) payflow/stack/bootstrap.py --load

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.request import Request
 
@@ -55,15 +54,3 @@ class WalletGuardedAuthentication(BearerAuthentication):
     """
 
     asks = False
-
-
-class BearerScheme(OpenApiAuthenticationExtension):
-    """Describes the header in the OpenAPI document."""
-
-    target_class = "accounts.authentication.BearerAuthentication"
-    match_subclasses = True
-    name = "bearer"
-
-    def get_security_definition(self, auto_schema: Any) -> dict[str, Any]:
-        """Return the security scheme."""
-        return {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}

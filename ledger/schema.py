@@ -95,6 +95,7 @@ SIMULATION = {
         summary="Simulate nothing any more",
         description=_NOT_IN_PRODUCTION,
         takes=NoInput,
+        sends={"nothing": {}},
         answers={
             200: Answer(
                 description="Nothing is simulated.",

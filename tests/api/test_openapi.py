@@ -1,0 +1,175 @@
+"""The OpenAPI document: complete, true to its own examples, committed, shown without help from elsewhere."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import jsonschema_rs
+import pytest
+from django.conf import settings
+
+from payflow import openapi
+from payflow.api import problems
+from tests.api import contract
+from tests.api.client import Api
+from tests.api.test_access import DOORS
+
+DOCUMENT = json.loads(openapi.document().body)
+COMMITTED = settings.BASE_DIR / "docs" / "openapi.json"
+# The document does not describe the way to itself.
+UNDESCRIBED = {"GET /openapi.json"}
+PAGES = ("/docs", "/redoc")
+
+
+def operations() -> dict[str, dict[str, Any]]:
+    """Return every operation by its method and path."""
+    return {
+        f"{method.upper()} {path}": operation
+        for path, methods in DOCUMENT["paths"].items()
+        for method, operation in methods.items()
+    }
+
+
+OPERATIONS = operations()
+
+
+def test_the_committed_document_is_the_one_that_the_code_makes() -> None:
+    assert json.loads(COMMITTED.read_text(encoding="utf-8")) == DOCUMENT, (
+        "docs/openapi.json is not what the code says: look at what changed, then run `make openapi`"
+    )
+
+
+def test_every_route_and_method_is_described() -> None:
+    described = {re.sub(r"\{\w+\}", "<pk>", name) for name in OPERATIONS}
+    assert described == set(DOORS) - UNDESCRIBED
+
+
+def test_every_operation_has_its_own_name() -> None:
+    ids = [operation["operationId"] for operation in OPERATIONS.values()]
+    assert len(set(ids)) == len(ids)
+    assert [name for name in ids if not re.fullmatch(r"[a-z]+([A-Z][a-z]+)*", name)] == []
+
+
+def test_every_tag_is_explained_and_used() -> None:
+    used = {tag for operation in OPERATIONS.values() for tag in operation["tags"]}
+    assert [tag["name"] for tag in DOCUMENT["tags"] if not tag["description"]] == []
+    assert {tag["name"] for tag in DOCUMENT["tags"]} == used
+
+
+def test_every_link_leads_to_an_operation() -> None:
+    ids = {operation["operationId"] for operation in OPERATIONS.values()}
+    links = [
+        link["operationId"]
+        for operation in OPERATIONS.values()
+        for answer in operation["responses"].values()
+        for link in contract.resolved(answer).get("links", {}).values()
+    ]
+    assert links
+    assert set(links) <= ids
+
+
+def test_every_documented_code_is_in_the_catalogue() -> None:
+    codes = set(DOCUMENT["components"]["schemas"]["Problem"]["properties"]["code"]["enum"])
+    assert codes - set(problems.catalogue()) == set()
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_says_what_every_operation_of_its_kind_can_answer(name: str) -> None:
+    """The rules that hold for all endpoints, told once more from the outside."""
+    operation, method = OPERATIONS[name], name.split(" ")[0]
+    statuses = set(map(int, operation["responses"]))
+    headers = {parameter.get("$ref", "").rpartition("/")[2] for parameter in operation["parameters"]}
+    assert "CorrelationId" in headers
+    is_authenticated = "security" in operation
+    assert is_authenticated <= (statuses >= {401, 403})
+    is_guarded = is_authenticated and method in {"POST", "PUT", "PATCH"}
+    assert is_guarded == ("IdempotencyKey" in headers) == (422 in statuses)
+    assert is_guarded <= (statuses >= {400, 409})
+    assert ("requestBody" in operation) <= (statuses >= {400, 411, 413, 415})
+    assert ("{" in name) <= (404 in statuses)
+    assert operation["summary"]
+
+
+def examples(operation: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], Any]]:
+    """Yield the operation's examples, each with its schema."""
+    holders = {"body": operation.get("requestBody", {})}
+    holders |= {status: contract.resolved(answer) for status, answer in operation["responses"].items()}
+    for where, holder in holders.items():
+        for content in holder.get("content", {}).values():
+            for name, example in content.get("examples", {}).items():
+                yield f"{where} {name}", content["schema"], contract.resolved(example)["value"]
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_examples_are_what_their_schemas_say(name: str) -> None:
+    components = contract.document()["components"]
+    for where, schema, value in examples(OPERATIONS[name]):
+        closed = {"$schema": contract.DIALECT, "components": components, **schema}
+        errors = jsonschema_rs.validator_for(closed, validate_formats=True).iter_errors(value)
+        assert [f"{where}: {error}" for error in errors] == []
+
+
+def test_every_body_has_an_example() -> None:
+    without = [
+        name
+        for name, operation in OPERATIONS.items()
+        if "requestBody" in operation
+        and not operation["requestBody"]["content"]["application/json"].get("examples")
+    ]
+    assert without == []
+
+
+def test_inputs_take_nothing_that_is_not_described() -> None:
+    refs = [
+        operation["requestBody"]["content"]["application/json"]["schema"]["$ref"]
+        for operation in OPERATIONS.values()
+        if "requestBody" in operation
+    ]
+    inputs = [DOCUMENT["components"]["schemas"][ref.rpartition("/")[2]] for ref in refs]
+    assert inputs
+    assert all(schema["additionalProperties"] is False for schema in inputs)
+
+
+def test_the_document_is_served_and_may_be_kept_for_a_while(anyone: Api) -> None:
+    response = anyone.get("/openapi.json")
+    assert response.status_code == 200
+    assert response["Content-Type"] == "application/json"
+    assert response["Cache-Control"] == "public, max-age=300"
+    assert response.json() == DOCUMENT
+
+
+def test_who_has_the_document_does_not_get_it_again(anyone: Api) -> None:
+    etag = anyone.get("/openapi.json")["ETag"]
+    again = anyone.get("/openapi.json", headers={"If-None-Match": etag})
+    assert (again.status_code, again.content, again["ETag"]) == (304, b"", etag)
+    assert anyone.get("/openapi.json", headers={"If-None-Match": '"another"'}).status_code == 200
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_loads_nothing_from_elsewhere(anyone: Api, page: str) -> None:
+    response = anyone.get(page)
+    assert response.status_code == 200
+    text = response.content.decode()
+    assert "//" not in text
+    assert "<style" not in text
+    assert re.search(r"<script(?! src=)", text) is None
+    loaded = re.findall(r'(?:src|href)="([^"]+)"', text)
+    assert len(loaded) >= 3
+    for path in loaded:
+        assert anyone.get(path).status_code == 200, path
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_policy_of_a_page_names_no_other_origin(anyone: Api, page: str) -> None:
+    policy = dict(
+        directive.strip().split(" ", 1)
+        for directive in anyone.get(page)["Content-Security-Policy"].split(";")
+    )
+    assert policy["default-src"] == policy["frame-ancestors"] == policy["base-uri"] == "'none'"
+    assert policy["script-src"] == policy["connect-src"] == "'self'"
+    sources = {source for sources in policy.values() for source in sources.split()}
+    assert sources <= {"'none'", "'self'", "data:", "blob:", "'unsafe-inline'"}
+    assert "'unsafe-inline'" not in policy["script-src"]
