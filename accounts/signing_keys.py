@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import jwt
@@ -46,7 +46,7 @@ class Keyring(TokenBackend):
         Raises TokenBackendExpiredToken, and TokenBackendError for everything else.
         """
         try:
-            key = self._prepared[jwt.get_unverified_header(token)["kid"]]
+            key = self._prepared[_kid_of(token.partition(".")[0])]
             return jwt.decode(
                 token,
                 key,
@@ -60,6 +60,15 @@ class Keyring(TokenBackend):
             raise TokenBackendExpiredToken("Token is expired") from error
         except (jwt.InvalidTokenError, KeyError) as error:
             raise TokenBackendError("Token is invalid") from error
+
+
+@lru_cache(maxsize=64)
+def _kid_of(header: str) -> str:
+    """Return the key that an encoded header names; all tokens of one key begin with the same header.
+
+    Raises KeyError and jwt.InvalidTokenError.
+    """
+    return str(jwt.get_unverified_header(f"{header}..")["kid"])
 
 
 @cache
