@@ -89,6 +89,10 @@ UNSAFE: list[tuple[dict[str, str | None], str]] = [
     ({"CELERY_VISIBILITY_TIMEOUT_SECONDS": "59"}, "CELERY_VISIBILITY_TIMEOUT_SECONDS must be at least 60"),
     ({"MONGODB_TIMEOUT_MS": "s3cr3t"}, "MONGODB_TIMEOUT_MS is not a number"),
     ({"REDIS_TIMEOUT_SECONDS": "s3cr3t"}, "REDIS_TIMEOUT_SECONDS is not a number"),
+    ({"RATE_LIMIT_TRANSACTIONS": "s3cr3t"}, "RATE_LIMIT_TRANSACTIONS must be a rate such as 300/m"),
+    ({"RATE_LIMIT_AUTH": "0/m"}, "RATE_LIMIT_AUTH must be a rate such as 300/m"),
+    ({"TRUSTED_PROXY_HOPS": "-1"}, "TRUSTED_PROXY_HOPS must be from 0 to 10"),
+    ({"TRUSTED_PROXY_HOPS": "s3cr3t"}, "TRUSTED_PROXY_HOPS is not a number"),
     # Nobody says which environment this is: that is production.
     ({"PAYFLOW_ENV": None, "DJANGO_SECRET_KEY": None}, "DJANGO_SECRET_KEY is not set"),
     ({"PAYFLOW_ENV": "prod"}, "PAYFLOW_ENV is 'prod'; it must be one of"),
