@@ -22,7 +22,7 @@ from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
 
 from accounts import api_keys, selectors, services, sessions
-from accounts.models import API_KEY_PREFIX, ApiKey, User
+from accounts.models import API_KEY_PREFIX, EMAIL_LENGTH_MAX, ApiKey, User
 from payflow import clock
 from payflow.admin import NewestFirst, StoredRowsAdmin, link, search_link
 from payflow.api.scopes import Scope
@@ -145,6 +145,7 @@ class UserAdmin(DjangoUserAdmin):
 class ApiKeyAddForm(forms.ModelForm):
     """A key that staff make for a user."""
 
+    email = forms.CharField(label="Owner's email", max_length=EMAIL_LENGTH_MAX)
     scopes = forms.MultipleChoiceField(
         choices=[(scope.value, scope.value) for scope in Scope],
         widget=forms.CheckboxSelectMultiple,
@@ -160,7 +161,14 @@ class ApiKeyAddForm(forms.ModelForm):
 
     class Meta:
         model = ApiKey
-        fields = ("owner", "name", "scopes")
+        fields = ("name", "scopes")
+
+    def clean_email(self) -> User:
+        """Return the user with this email."""
+        owner = selectors.find_user_by_email(email=self.cleaned_data["email"])
+        if owner is None:
+            raise forms.ValidationError("Nobody has this email.")
+        return owner
 
 
 class StatusFilter(admin.SimpleListFilter):
@@ -197,7 +205,6 @@ class ApiKeyAdmin(StoredRowsAdmin):
     """API keys, newest first. Staff make and revoke them; nobody changes one, or sees its secret again."""
 
     form = ApiKeyAddForm
-    autocomplete_fields = ("owner",)
     list_display = (
         "prefix", "name", "owner_email", "scope_names", "status", "created_at", "expires_at", "last_used_at",
     )  # fmt: skip
@@ -212,7 +219,7 @@ class ApiKeyAdmin(StoredRowsAdmin):
 
     def get_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
         """Return what is asked for a new key, or shown of one that there is."""
-        return self.shown if obj else ("owner", "name", "scopes", "days")
+        return self.shown if obj else ("email", "name", "scopes", "days")
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
         """Nothing of a key changes."""
@@ -249,10 +256,10 @@ class ApiKeyAdmin(StoredRowsAdmin):
     def save_model(self, request: HttpRequest, obj: ApiKey, form: Any, change: bool) -> None:
         """Make the key. Only a superuser makes one to a superuser's account."""
         wanted = form.cleaned_data
-        if wanted["owner"].is_superuser and not request.user.is_superuser:
+        if wanted["email"].is_superuser and not request.user.is_superuser:
             raise PermissionRefused("Only a superuser makes API keys for a superuser.")
         request.minted = api_keys.mint_key(
-            owner=wanted["owner"],
+            owner=wanted["email"],
             name=wanted["name"],
             scopes=wanted["scopes"],
             expires_at=clock.after(clock.now(), wanted["days"] * 86_400),
