@@ -152,11 +152,10 @@ class ApiKeyAddForm(forms.ModelForm):
         help_text="With deposits:write the key may create money, also where deposits are not open.",
     )
     days = forms.IntegerField(
-        label="Expires after",
+        label="Expires after (days)",
         min_value=1,
         max_value=settings.API_KEY_DAYS_MAX,
         initial=settings.API_KEY_DAYS_DEFAULT,
-        help_text="Days.",
     )
 
     class Meta:
@@ -206,7 +205,7 @@ class ApiKeyAdmin(StoredRowsAdmin):
 
     form = ApiKeyAddForm
     list_display = (
-        "prefix", "name", "owner_email", "scope_names", "status", "created_at", "expires_at", "last_used_at",
+        "name", "owner_email", "status", "scope_names", "expires_at", "last_used_at",
     )  # fmt: skip
     list_filter = (StatusFilter,)
     search_fields = ("id",)
