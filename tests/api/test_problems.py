@@ -19,7 +19,7 @@ from rest_framework import exceptions
 from payflow.api import problems
 from payflow.management.commands.errors import table
 from tests.accounts.factories import UserFactory
-from tests.api import failing_urls
+from tests.api import contract, failing_urls
 from tests.api.client import Api, Party, assert_problem, join, kinds
 
 JSON = "application/json"
@@ -65,6 +65,8 @@ def test_every_class_is_told_as_its_code_is() -> None:
 @pytest.fixture
 def failing(settings: LazySettings) -> Iterator[Callable[[Callable[[], HttpResponse]], None]]:
     """Puts views in the API's place that do what they are told."""
+    # Made once, and of the API's own addresses.
+    contract.document()
     settings.ROOT_URLCONF = "tests.api.failing_urls"
     yield failing_urls.behaviour.append
     failing_urls.behaviour.clear()
