@@ -1,0 +1,115 @@
+"""The stored shapes: who wants to hear of what, and every delivery with every attempt at it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from mongoengine import (
+    BooleanField,
+    DateTimeField,
+    DictField,
+    Document,
+    IntField,
+    ListField,
+    LongField,
+    StringField,
+)
+
+
+class DeliveryStatus(StrEnum):
+    """Where a delivery stands. PENDING is on its way or waits for its next attempt."""
+
+    PENDING = "PENDING"
+    DELIVERED = "DELIVERED"
+    DEAD = "DEAD"
+
+
+class DisabledBecause(StrEnum):
+    """Why nothing is sent to an endpoint: its owner said so, it said 410, or it failed for too long."""
+
+    OWNER = "OWNER"
+    GONE = "GONE"
+    FAILING = "FAILING"
+
+
+class Subscription(Document):
+    """One endpoint of one user, and the events it hears of."""
+
+    id = StringField(primary_key=True)
+    user_id = StringField(required=True)
+    url = StringField(required=True)
+    events = ListField(StringField())
+    is_active = BooleanField(required=True, default=True)
+    # One of DisabledBecause while it is not active.
+    disabled_because = StringField()
+    # The newest first: {sealed, created_at, expires_at}; only the newest has no expires_at. See secrets.py.
+    secrets = ListField(DictField())
+    # Failures in a row of whole attempts, and since when; reset by a success and by enabling it again.
+    consecutive_failures = IntField(default=0)
+    failing_since = DateTimeField()
+    created_at = DateTimeField(required=True)
+    updated_at = DateTimeField(required=True)
+
+    meta = {
+        "collection": "webhook_subscriptions",
+        "auto_create_index": False,
+        "indexes": [
+            # A user's own, and at every event those of the two parties.
+            {"fields": ["user_id", "-id"]},
+        ],
+    }
+
+    def __str__(self) -> str:
+        return f"{self.id} {self.url}"
+
+
+class Delivery(Document):
+    """One event for one subscription. Its id is made of both, so a second fan-out finds the first."""
+
+    id = StringField(primary_key=True)
+    subscription_id = StringField(required=True)
+    user_id = StringField(required=True)
+    event_id = StringField(required=True)
+    event_type = StringField(required=True)
+    transaction_id = StringField()
+    # The body, byte for byte as every attempt signs and sends it.
+    payload = StringField(required=True)
+    created_at = DateTimeField(required=True)
+    # Its place among its subscription's deliveries: 1, 2, 3 ... without gaps; given before the first attempt.
+    sequence = LongField()
+    status = StringField(required=True)
+    # Each: {at, status_code, latency_ms, error, answer}; bounded by the schedule and by replays.
+    attempts = ListField(DictField())
+    attempt_count = IntField(default=0)
+    # When it is due; absent once it is DELIVERED or DEAD. While an attempt runs: when the claim runs out.
+    next_attempt_at = DateTimeField()
+    # Who works on it now; a result is written only by the holder of the claim.
+    claim = StringField()
+    finished_at = DateTimeField()
+
+    meta = {
+        "collection": "webhook_deliveries",
+        "auto_create_index": False,
+        "indexes": [
+            # Gapless: a place is given once. And the pages that a receiver catches up with.
+            {
+                "fields": ["subscription_id", "sequence"],
+                "unique": True,
+                "partialFilterExpression": {"sequence": {"$type": "long"}},
+            },
+            # What has no place yet, oldest first. Only the new ones are in it.
+            {
+                "fields": ["subscription_id", "created_at"],
+                "name": "unplaced",
+                "partialFilterExpression": {"sequence": None, "status": "PENDING"},
+            },
+            # The sweep's work list. Sparse: what has ended is not in it.
+            {"fields": ["next_attempt_at"], "sparse": True},
+            # The log of an endpoint by outcome, and the dead letters.
+            {"fields": ["subscription_id", "status", "-id"]},
+            {"fields": ["status", "-finished_at"], "partialFilterExpression": {"status": "DEAD"}},
+        ],
+    }
+
+    def __str__(self) -> str:
+        return f"{self.id} {self.event_type} {self.status}"
