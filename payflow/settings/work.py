@@ -24,6 +24,11 @@ RECOVERY_BATCH_MAX = env.int("RECOVERY_BATCH_MAX", default=500)
 RECOVERY_LOCK_SECONDS = env.float("RECOVERY_LOCK_SECONDS", default=5.0)
 RECOVERY_TICK_SECONDS_MAX = env.float("RECOVERY_TICK_SECONDS_MAX", default=20.0)
 
+# --- Events -----------------------------------------------------------------------------------------------
+
+# A message is about 1 KB, and Redis keeps them in memory.
+EVENTS_STREAM_LENGTH_MAX = env.int("EVENTS_STREAM_LENGTH_MAX", default=20_000)
+
 # --- The continuous audit ---------------------------------------------------------------------------------
 
 AUDIT_EVERY_SECONDS = env.float("AUDIT_EVERY_SECONDS", default=10.0)
@@ -31,6 +36,16 @@ AUDIT_TICK_SECONDS_MAX = env.float("AUDIT_TICK_SECONDS_MAX", default=5.0)
 AUDIT_NEW_ENTRIES_MAX = env.int("AUDIT_NEW_ENTRIES_MAX", default=5_000)
 AUDIT_OLD_ENTRIES_MAX = env.int("AUDIT_OLD_ENTRIES_MAX", default=1_000)
 AUDIT_WALLETS_MAX = env.int("AUDIT_WALLETS_MAX", default=500)
+
+# --- Webhooks ---------------------------------------------------------------------------------------------
+
+WEBHOOKS_PER_USER_MAX = env.int("WEBHOOKS_PER_USER_MAX", default=20)
+# After a rotation the former secret signs beside the new one for so long.
+WEBHOOK_SECRET_OVERLAP_SECONDS = env.int("WEBHOOK_SECRET_OVERLAP_SECONDS", default=86_400)
+# Looking up the host of a new endpoint takes no longer.
+WEBHOOK_LOOKUP_SECONDS_MAX = env.float("WEBHOOK_LOOKUP_SECONDS_MAX", default=2.0)
+# Where an endpoint may listen; no ports stand for any.
+WEBHOOK_PORTS = (80, 443) if IS_PRODUCTION else ()
 
 # --- Celery -----------------------------------------------------------------------------------------------
 
@@ -91,9 +106,13 @@ CELERY_BEAT_SCHEDULE = {
 safety.refuse_out_of_range(
     [
         ("SAGA_BATCH_MAX", SAGA_BATCH_MAX, 1, 1_000),
+        ("EVENTS_STREAM_LENGTH_MAX", EVENTS_STREAM_LENGTH_MAX, 100, 10_000_000),
         ("AUDIT_NEW_ENTRIES_MAX", AUDIT_NEW_ENTRIES_MAX, 1, inf),
         ("AUDIT_OLD_ENTRIES_MAX", AUDIT_OLD_ENTRIES_MAX, 1, inf),
         ("AUDIT_WALLETS_MAX", AUDIT_WALLETS_MAX, 1, inf),
+        ("WEBHOOKS_PER_USER_MAX", WEBHOOKS_PER_USER_MAX, 1, 1_000),
+        ("WEBHOOK_SECRET_OVERLAP_SECONDS", WEBHOOK_SECRET_OVERLAP_SECONDS, 0, inf),
+        ("WEBHOOK_LOOKUP_SECONDS_MAX", WEBHOOK_LOOKUP_SECONDS_MAX, 0.1, 10),
         (
             "CELERY_VISIBILITY_TIMEOUT_SECONDS",
             _VISIBILITY_TIMEOUT_SECONDS,
