@@ -47,6 +47,11 @@ class Subscription(Document):
     # Failures in a row of whole attempts, and since when; reset by a success and by enabling it again.
     consecutive_failures = IntField(default=0)
     failing_since = DateTimeField()
+    # Its circuit: set while it is open or half open, then nothing but a single probe is sent. See circuit.py.
+    paused_until = DateTimeField()
+    # The owner has yet to be told why it was disabled (one of DisabledBecause), and when that is tried next.
+    owner_notice = StringField()
+    owner_notice_at = DateTimeField()
     created_at = DateTimeField(required=True)
     updated_at = DateTimeField(required=True)
 
@@ -56,6 +61,8 @@ class Subscription(Document):
         "indexes": [
             # A user's own, and at every event those of the two parties.
             {"fields": ["user_id", "-id"]},
+            # Owners who have yet to be told. Sparse: hardly any.
+            {"fields": ["owner_notice_at"], "sparse": True},
         ],
     }
 
@@ -78,12 +85,16 @@ class Delivery(Document):
     # Its place among its subscription's deliveries: 1, 2, 3 ... without gaps; given before the first attempt.
     sequence = LongField()
     status = StringField(required=True)
-    # Each: {at, status_code, latency_ms, error, answer}; bounded by the schedule and by replays.
+    # Each: {at, status_code, latency_ms, error, answer, claim}, written when it begins, so that one whose
+    # worker died shows, too. The newest ATTEMPTS_KEPT_MAX of delivery.py are kept; attempt_count counts all.
     attempts = ListField(DictField())
     attempt_count = IntField(default=0)
-    # When it is due; absent once it is DELIVERED or DEAD. While an attempt runs: when the claim runs out.
+    # Attempts since it was last sent on its way: what the schedule goes by. Sending it again begins anew.
+    tries = IntField(default=0)
+    # When it is due; absent before it has its place and once it is DELIVERED or DEAD. While an attempt runs:
+    # when the claim runs out.
     next_attempt_at = DateTimeField()
-    # Who works on it now; a result is written only by the holder of the claim.
+    # Who works on it now; only the holder of the claim says when it is due next.
     claim = StringField()
     finished_at = DateTimeField()
 
@@ -103,11 +114,17 @@ class Delivery(Document):
                 "name": "unplaced",
                 "partialFilterExpression": {"sequence": None, "status": "PENDING"},
             },
-            # The sweep's work list. Sparse: what has ended is not in it.
-            {"fields": ["next_attempt_at"], "sparse": True},
+            # What is due: endpoint by endpoint, the longest due first. What has ended is not in it.
+            {
+                "fields": ["subscription_id", "next_attempt_at", "sequence"],
+                "name": "due",
+                "partialFilterExpression": {"status": "PENDING"},
+            },
             # The log of an endpoint by outcome, and the dead letters.
             {"fields": ["subscription_id", "status", "-id"]},
             {"fields": ["status", "-finished_at"], "partialFilterExpression": {"status": "DEAD"}},
+            # What has ended long ago and may go. Sparse: what is under way is not in it.
+            {"fields": ["finished_at"], "sparse": True},
         ],
     }
 
