@@ -13,7 +13,8 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from ledger import monitor, simulation
-from ledger.serializers import AuditOutput, NoInput, SimulationInput, SimulationOutput
+from ledger.serializers import AuditOutput, SimulationInput, SimulationOutput
+from payflow.api.fields import NoInput
 from payflow.api.viewsets import ApiViewSet
 from payflow.errors import NotFound
 
