@@ -37,6 +37,8 @@ class Subscription(Document):
 
     id = StringField(primary_key=True)
     user_id = StringField(required=True)
+    # Which of the user's places for webhooks it has, from 1 up: what makes their limit exact.
+    slot = IntField()
     url = StringField(required=True)
     events = ListField(StringField())
     is_active = BooleanField(required=True, default=True)
@@ -61,6 +63,12 @@ class Subscription(Document):
         "indexes": [
             # A user's own, and at every event those of the two parties.
             {"fields": ["user_id", "-id"]},
+            # A place is taken once, however many requests come at once.
+            {
+                "fields": ["user_id", "slot"],
+                "unique": True,
+                "partialFilterExpression": {"slot": {"$type": "number"}},
+            },
             # Owners who have yet to be told. Sparse: hardly any.
             {"fields": ["owner_notice_at"], "sparse": True},
         ],

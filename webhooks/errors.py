@@ -23,6 +23,7 @@ class WebhookLimit(Refused):
     code = "webhook_limit"
     status = 409
     title = "Too many webhooks"
+    advice = "Delete one that is not needed, or change one instead."
 
 
 class WebhookDisabled(Refused):
@@ -31,6 +32,7 @@ class WebhookDisabled(Refused):
     code = "webhook_disabled"
     status = 409
     title = "Webhook disabled"
+    advice = "Enable it with `PATCH /webhooks/{id}` and `is_active` true once it answers again."
 
 
 class DeliveryPending(Refused):
@@ -39,6 +41,7 @@ class DeliveryPending(Refused):
     code = "delivery_pending"
     status = 409
     title = "Delivery under way"
+    advice = "Wait: it is tried until it succeeds or becomes a dead letter."
 
 
 class UrlRefused(Refused):
@@ -46,6 +49,7 @@ class UrlRefused(Refused):
 
     code = "webhook_url_refused"
     title = "Webhook URL refused"
+    advice = "Send a URL of a host that everyone can reach, such as https://example.com/hooks."
 
     def __init__(self, detail: str) -> None:
         super().__init__(detail, field="url")
@@ -56,6 +60,7 @@ class InvalidSecret(Refused):
 
     code = "invalid_secret"
     title = "Invalid secret"
+    advice = "Leave `secret` out to get a new one, or send `whsec_` and 24 to 64 random bytes in base64."
 
     def __init__(self, detail: str) -> None:
         super().__init__(detail, field="secret")
