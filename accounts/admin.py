@@ -56,6 +56,7 @@ class UserAdmin(DjangoUserAdmin):
     actions = ("deactivate", "reactivate")
     fieldsets = (
         (None, {"fields": ("id", "email", "name", "phone", "password")}),
+        ("E-mails", {"fields": ("email_notifications", "locale")}),
         ("Status", {"fields": ("is_active", "money", "created_at", "last_login")}),
         ("Privileges", {"fields": PRIVILEGES}),
     )

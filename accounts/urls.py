@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from django.urls import path
 
+from accounts.unsubscribing import UnsubscribeView
 from accounts.views import OwnAccountViewSet, SessionViewSet
 
 urlpatterns = [
@@ -12,5 +13,6 @@ urlpatterns = [
     path("refresh", SessionViewSet.as_view({"post": "refresh"}), name="refresh"),
     path("logout", SessionViewSet.as_view({"post": "logout"}), name="logout"),
     path("password", OwnAccountViewSet.as_view({"post": "password"}), name="password"),
-    path("me", OwnAccountViewSet.as_view({"get": "me"}), name="me"),
+    path("me", OwnAccountViewSet.as_view({"get": "me", "patch": "change"}), name="me"),
+    path("unsubscribe", UnsubscribeView.as_view(), name="unsubscribe"),
 ]

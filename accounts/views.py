@@ -13,6 +13,7 @@ from accounts import selectors, services
 from accounts.serializers import (
     LoginInput,
     PasswordInput,
+    ProfileInput,
     RefreshInput,
     RegisterInput,
     SignedInOutput,
@@ -72,6 +73,13 @@ class OwnAccountViewSet(ApiViewSet):
             raise NotAuthenticated("This account cannot be used.")
         services.ensure_default_wallet(user)
         return Response(UserOutput(user).data)
+
+    @extend_schema(request=ProfileInput, responses={200: UserOutput})
+    def change(self, request: Request) -> Response:
+        """PATCH /auth/me: how and whether the caller hears of payments by e-mail."""
+        selectors.require_active(user_id=request.user.id)
+        services.change_profile(user_id=request.user.id, **_valid(ProfileInput(data=request.data)))
+        return Response(UserOutput(selectors.require_active(user_id=request.user.id)).data)
 
 
 def _valid(wanted: Any) -> dict[str, Any]:

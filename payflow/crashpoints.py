@@ -58,6 +58,10 @@ POINTS = (
     "tasks.refund_published",
     "tasks.complete_published",
     "tasks.ended",
+    # E-mails: written down, marked before the server gets one, and accepted by it.
+    "notices.written",
+    "notices.sending",
+    "notices.handed_over",
     # Recovery.
     "recovery.claimed",
     "recovery.driven",

@@ -54,6 +54,10 @@ TRANSACTIONS_FLAGGED = Counter(
     "payflow_transactions_needing_attention", "Transactions that recovery has flagged for staff."
 )
 
+NOTIFICATIONS_ENDED = Counter(
+    "payflow_notifications_ended", "E-mails by what became of them; UNKNOWN ones may have arrived.", ["status"]
+)
+
 
 def render() -> bytes:
     """Return all metrics of all processes in Prometheus's text format."""

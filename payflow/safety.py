@@ -101,6 +101,26 @@ def refuse_unsafe_production(
         )
 
 
+def refuse_unsafe_mail(
+    *, is_smtp: bool, has_password: bool, is_encrypted: bool, sender: str, public_url: str
+) -> None:
+    """Raise ImproperlyConfigured unless mails leave by SMTP, from somebody, with links that are safe."""
+    reasons = []
+    if not is_smtp:
+        reasons.append("EMAIL_URL does not name an SMTP server")
+    if has_password and not is_encrypted:
+        reasons.append("EMAIL_URL would send its password unencrypted: use smtp+tls:// or smtp+ssl://")
+    if "@" not in sender or "localhost" in sender:
+        reasons.append("DEFAULT_FROM_EMAIL does not say who sends")
+    if not public_url.startswith("https://"):
+        reasons.append("PUBLIC_URL is not the https address of this service")
+    if reasons:
+        raise ImproperlyConfigured(
+            f"PayFlow refuses to send notifications in production: {'; '.join(reasons)}."
+            " Set these in the environment, or NOTIFICATIONS_ENABLED=false."
+        )
+
+
 def _fault_of_secret(value: str) -> str:
     if not value:
         return "is not set"

@@ -17,7 +17,7 @@ from typing import Any
 from payflow import clock, events, metrics
 from payflow.crashpoints import crash_point
 from payflow.mongodb import collection, unavailable_is_transient
-from transfers import states
+from transfers import notices, states
 from transfers.body import transaction_body
 from transfers.documents import Transaction
 from transfers.selectors import load
@@ -89,6 +89,7 @@ def announce(rows: Iterable[Row], *, new_only: bool = False) -> None:
             at = row["history"][position]["at"]
             told.append(events.Event(row["_id"], event_type, at, body))
     events.publish(told)
+    notices.write_down(told)
 
 
 def fail(rows: list[Row], leaving: Status, failure: Failure, *, refunded: bool, tell_all: bool) -> list[Row]:

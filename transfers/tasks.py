@@ -16,7 +16,7 @@ from django.conf import settings
 from ledger import monitor
 from payflow.crashpoints import crash_point
 from payflow.errors import Transient
-from transfers import inbox, recovery, saga, states
+from transfers import inbox, postman, recovery, saga, states
 from transfers.errors import CreditTimeout
 from transfers.facts import StoredTransactions
 from wallets import services as wallets
@@ -131,6 +131,12 @@ def recover() -> None:
 def audit() -> None:
     """Beat's task: verify what is new in the ledger, and freeze the wallets whose chain is broken."""
     monitor.tick(transactions=StoredTransactions(), freeze=wallets.freeze_broken_wallet)
+
+
+@shared_task(name="notifications.send")
+def send_notices() -> None:
+    """Beat's task: send the e-mails that are due."""
+    postman.send_due()
 
 
 def _hand_on(task: Task, transaction_ids: list[str]) -> list[str]:

@@ -6,6 +6,7 @@ from math import inf
 
 from payflow import safety
 from payflow.settings.base import IS_PRODUCTION, REDIS_URL, env
+from payflow.settings.mail import NOTIFICATIONS_EVERY_SECONDS
 
 # --- Money and the saga -----------------------------------------------------------------------------------
 
@@ -114,6 +115,11 @@ CELERY_BEAT_SCHEDULE = {
         "task": "transfers.recover",
         "schedule": RECOVERY_EVERY_SECONDS,
         "options": {"expires": 3 * RECOVERY_EVERY_SECONDS},
+    },
+    "send-notifications": {
+        "task": "notifications.send",
+        "schedule": NOTIFICATIONS_EVERY_SECONDS,
+        "options": {"expires": NOTIFICATIONS_EVERY_SECONDS},
     },
     "audit-what-is-new": {
         "task": "transfers.audit",
