@@ -62,6 +62,16 @@ POINTS = (
     "notices.written",
     "notices.sending",
     "notices.handed_over",
+    # Webhooks: writing deliveries down, giving them their places, and each attempt.
+    "fanout.found",
+    "fanout.inserted",
+    "fanout.nudged",
+    "sequencing.placed",
+    "delivery.claimed",
+    "delivery.answered",
+    "delivery.delivered",
+    "delivery.failed",
+    "circuit.counted",
     # Recovery.
     "recovery.claimed",
     "recovery.driven",

@@ -25,9 +25,10 @@ class DeliveryStatus(StrEnum):
 
 
 class DisabledBecause(StrEnum):
-    """Why nothing is sent to an endpoint: its owner said so, it said 410, or it failed for too long."""
+    """Why nothing is sent to an endpoint: its owner or staff said so, it said 410, it failed for too long."""
 
     OWNER = "OWNER"
+    STAFF = "STAFF"
     GONE = "GONE"
     FAILING = "FAILING"
 
@@ -51,6 +52,8 @@ class Subscription(Document):
     failing_since = DateTimeField()
     # Its circuit: set while it is open or half open, then nothing but a single probe is sent. See circuit.py.
     paused_until = DateTimeField()
+    # The highest place among those of its deliveries that are no longer kept; it is not given again.
+    removed_sequence = LongField()
     # The owner has yet to be told why it was disabled (one of DisabledBecause), and when that is tried next.
     owner_notice = StringField()
     owner_notice_at = DateTimeField()
