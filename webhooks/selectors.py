@@ -59,3 +59,24 @@ def list_events(*, subscription_id: str, after: int, limit: int) -> list[dict[st
     with unavailable_is_transient():
         rows = collection(Delivery).find(query, wanted).sort("sequence", 1).limit(limit)
         return list(rows.max_time_ms(QUERY_MS_MAX))
+
+
+def find_delivery(*, delivery_id: str) -> dict[str, Any] | None:
+    """Return a delivery of anybody's, for staff."""
+    with unavailable_is_transient():
+        return collection(Delivery).find_one({"_id": delivery_id})
+
+
+def list_secret_times(*, subscription_id: str) -> list[dict[str, Any]]:
+    """Return when each of a subscription's secrets was made and until when it signs, and nothing else."""
+    wanted = {"secrets.created_at": 1, "secrets.expires_at": 1}
+    with unavailable_is_transient():
+        row = collection(Subscription).find_one({"_id": subscription_id}, wanted)
+    return (row or {}).get("secrets", [])
+
+
+def is_active(*, subscription_id: str) -> bool:
+    """Say whether there is such a subscription, and something is sent to it."""
+    with unavailable_is_transient():
+        row = collection(Subscription).find_one({"_id": subscription_id}, {"is_active": 1})
+    return bool(row and row["is_active"])

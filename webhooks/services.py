@@ -21,7 +21,7 @@ from payflow import clock
 from payflow.errors import Transient
 from payflow.ids import new_id
 from payflow.mongodb import collection, unavailable_is_transient
-from webhooks import addresses, secrets
+from webhooks import addresses, delivery, nudge, secrets
 from webhooks.documents import Delivery, DeliveryStatus, DisabledBecause, Subscription
 from webhooks.errors import WebhookLimit, WebhookNotFound
 
@@ -89,10 +89,12 @@ def change_subscription(
     url: str | None = None,
     events: Sequence[str] | None = None,
     is_active: bool | None = None,
+    by: DisabledBecause = DisabledBecause.OWNER,
 ) -> Subscription:
     """Change what is given. Raises WebhookNotFound, UrlRefused, Transient.
 
-    To enable an endpoint, or to change its URL, forgets its failures: it gets a new chance.
+    To enable an endpoint, or to change its URL, forgets its failures: it gets a new chance, and what waits
+    for it is tried at once.
     """
     if url is not None:
         addresses.check_url(url, addresses.current_policy())
@@ -107,10 +109,15 @@ def change_subscription(
         to_set |= {"is_active": True, "consecutive_failures": 0}
         to_unset |= dict.fromkeys(_TROUBLE, "")
     elif is_active is not None:
-        to_set |= {"is_active": False, "disabled_because": DisabledBecause.OWNER.value}
+        to_set |= {"is_active": False, "disabled_because": by.value}
         to_unset |= dict.fromkeys(("owner_notice", "owner_notice_at"), "")
     update = {"$set": to_set, **({"$unset": to_unset} if to_unset else {})}
-    return _update(user_id, webhook_id, update)
+    changed = _update(user_id, webhook_id, update)
+    if changed.is_active and (is_active or url is not None):
+        # Dying before this only makes what waits wait for its time.
+        delivery.resume(subscription_id=webhook_id)
+        nudge.nudge([webhook_id])
+    return changed
 
 
 def rotate_secret(*, user_id: str, webhook_id: str) -> tuple[Subscription, str]:
@@ -177,16 +184,15 @@ def drop_pending(*, subscription_id: str) -> int:
         return collection(Delivery).delete_many(pending).deleted_count
 
 
-def set_active(*, subscription_ids: Sequence[str], is_active: bool) -> int:
-    """Enable or disable endpoints for staff; return how many there are of them. Raises Transient."""
-    changed = 0
-    for subscription_id in subscription_ids:
-        with unavailable_is_transient():
-            row = collection(Subscription).find_one({"_id": subscription_id}, {"user_id": 1})
-        if row:
-            change_subscription(user_id=row["user_id"], webhook_id=subscription_id, is_active=is_active)
-            changed += 1
-    return changed
+def set_active(*, subscription_id: str, is_active: bool) -> Subscription:
+    """Enable or disable an endpoint for staff. Raises WebhookNotFound, Transient."""
+    with unavailable_is_transient():
+        row = collection(Subscription).find_one({"_id": subscription_id}, {"user_id": 1})
+    if row is None:
+        raise WebhookNotFound("There is no such webhook.")
+    return change_subscription(
+        user_id=row["user_id"], webhook_id=subscription_id, is_active=is_active, by=DisabledBecause.STAFF
+    )
 
 
 def reseal_secrets(*, after_id: str, limit: int) -> tuple[str | None, int]:

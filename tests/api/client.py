@@ -21,7 +21,9 @@ from wallets.documents import Wallet
 JSON = "application/json"
 # One for all clients: the middleware reads every static file's name when it starts.
 _handler = ClientHandler(enforce_csrf_checks=False)
-FACTS = ("ledger_entries", "transactions", "users", "wallets")
+FACTS = (
+    "ledger_entries", "transactions", "users", "wallets", "webhook_deliveries", "webhook_subscriptions",
+)  # fmt: skip
 
 
 class Api(Client):

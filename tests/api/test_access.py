@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -17,6 +18,9 @@ from accounts import tokens
 from tests.accounts.factories import PASSWORD
 from tests.api.client import Api, Party, assert_problem, join, nothing_changes
 from transfers import saga
+from webhooks import fanout
+from webhooks import services as webhooks
+from webhooks.documents import Delivery
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 ACTORS = ("anonymous", "stranger", "owner", "staff")
@@ -25,6 +29,7 @@ EXCLUDED = ("/admin/", "/auth/unsubscribe", "/docs", "/redoc", "/static/")
 
 EVERYONE, CREATES = (200, 200, 200, 200), (401, 201, 201, 201)
 USERS, OWNERS, STAFF = (401, 200, 200, 200), (401, 404, 200, 200), (401, 403, 403, 200)
+OWNER_ONLY, OWNER_SENDS = (401, 404, 200, 404), (401, 404, 202, 404)
 
 # What an anonymous caller, a stranger, the owner and staff get for a good request.
 ROWS = {
@@ -52,6 +57,16 @@ ROWS = {
     "POST /transactions": CREATES,
     "GET /transactions/<pk>": OWNERS,
     "GET /transactions/<pk>/receipt": OWNERS,
+    "GET /webhooks": USERS,
+    "POST /webhooks": CREATES,
+    "GET /webhooks/<pk>": OWNER_ONLY,
+    "PATCH /webhooks/<pk>": OWNER_ONLY,
+    "DELETE /webhooks/<pk>": (401, 404, 204, 404),
+    "POST /webhooks/<pk>/rotate-secret": OWNER_ONLY,
+    "POST /webhooks/<pk>/test": OWNER_SENDS,
+    "GET /webhooks/<pk>/logs": OWNER_ONLY,
+    "POST /webhooks/<pk>/logs/<delivery>/redeliver": OWNER_SENDS,
+    "GET /webhooks/<pk>/events": OWNER_ONLY,
     "GET /ledger/keys": EVERYONE,
     "GET /ledger/simulation": STAFF,
     "POST /ledger/simulation": STAFF,
@@ -85,10 +100,12 @@ LOCKED = [door for door in DOORS if ROWS.get(door, USERS)[0] == 401]
 
 @dataclass(frozen=True)
 class World:
-    """Everybody, with a transaction of the owner's that has ended."""
+    """Everybody, with a transaction of the owner's that has ended, and a webhook that was told of it."""
 
     people: dict[str, Party]
     transaction_id: str
+    webhook_id: str
+    delivery_id: str
 
     def client(self, actor: str) -> Api:
         return self.people[actor].api if actor in self.people else Api()
@@ -96,9 +113,11 @@ class World:
     def knock(self, client: Api, door: str) -> Any:
         """Make a good request."""
         method, route = door.split(" ")
-        pk = self.transaction_id if route.startswith("/transactions") else self.people["owner"].wallet.id
-        path = route.replace("<pk>", pk)
-        return client.get(path) if method == "GET" else client.post_json(path, self.body(route))
+        ids = {"/transactions": self.transaction_id, "/webhooks": self.webhook_id}
+        pk = next((ids[start] for start in ids if route.startswith(start)), self.people["owner"].wallet.id)
+        path = route.replace("<pk>", pk).replace("<delivery>", self.delivery_id)
+        body = json.dumps(self.body(route)).encode()
+        return client.get(path) if method == "GET" else client.send(method, path, body)
 
     def body(self, route: str) -> dict[str, Any]:
         """Return a body that `route` takes."""
@@ -113,6 +132,7 @@ class World:
             "/wallets/me/deposit": {"amount": "1.00"},
             "/wallets/me/withdraw": {"amount": "1.00"},
             "/transactions": {"receiver_email": "receiver@example.com", "amount": "1.00"},
+            "/webhooks": {"url": "http://127.0.0.1:9/", "events": ["TRANSACTION_COMPLETED"]},
             "/ledger/simulation": {"enabled": False},
         }.get(route, {})
 
@@ -124,7 +144,12 @@ def world() -> World:
     body = {"receiver_id": receiver.id, "amount": "1.00"}
     started = people["owner"].api.post_json("/transactions", body).json()
     saga.complete(saga.credit(saga.debit([started["id"]])).credited)
-    return World(people, started["id"])
+    webhook, _ = webhooks.create_subscription(
+        user_id=people["owner"].id, url="http://127.0.0.1:9/", events=["TRANSACTION_COMPLETED"]
+    )
+    delivery_id = fanout.send_test(subscription_id=webhook.id, user_id=webhook.user_id)
+    Delivery.objects(id=delivery_id).update(set__status="DEAD")
+    return World(people, started["id"], webhook.id, delivery_id)
 
 
 def test_every_route_and_method_has_a_row() -> None:
@@ -157,7 +182,7 @@ def refusal_of_a_method(route: str, actor: str) -> tuple[int, str]:
 
 @pytest.mark.parametrize("route", ROUTES)
 def test_a_method_that_a_route_does_not_take_is_refused(world: World, route: str) -> None:
-    path = route.replace("<pk>", world.transaction_id)
+    path = route.replace("<pk>", world.transaction_id).replace("<delivery>", world.delivery_id)
     not_taken = sorted({*METHODS, "TRACE", "BREW"} - set(ROUTES[route]))
     with nothing_changes():
         for actor, method in product(ACTORS, not_taken):
@@ -201,5 +226,6 @@ def test_a_deactivated_user_changes_nothing(world: World, door: str, actor: str)
 def test_the_body_is_not_looked_at_before_the_caller_is_known(world: World, door: str) -> None:
     method, route = door.split(" ")
     with nothing_changes():
-        response = Api().send(method, route.replace("<pk>", "x"), b"\xff{", "text/xml")
+        path = route.replace("<pk>", "x").replace("<delivery>", "x")
+        response = Api().send(method, path, b"\xff{", "text/xml")
         assert_problem(response, 401, "not_authenticated")

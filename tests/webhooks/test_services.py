@@ -201,6 +201,20 @@ def test_enabling_forgets_what_went_wrong() -> None:
     assert (row["is_active"], row["consecutive_failures"], gone & set(row)) == (True, 0, set())
 
 
+@pytest.mark.parametrize("change", [{"is_active": True}, {"url": "http://127.0.0.1:10/"}], ids=str)
+def test_a_new_chance_has_what_waits_tried_at_once(change: dict[str, Any]) -> None:
+    subscription = register()
+    delivery_id = write_delivery(subscription, sequence=1)
+    later = {"next_attempt_at": clock.now() + timedelta(hours=9), "tries": 7}
+    collection(Delivery).update_one({"_id": delivery_id}, {"$set": later})
+    services.change_subscription(user_id="anna", webhook_id=subscription.id, events=["DEBIT_FAILED"])
+    assert collection(Delivery).find_one({"_id": delivery_id})["tries"] == 7
+    services.change_subscription(user_id="anna", webhook_id=subscription.id, **change)
+    row = collection(Delivery).find_one({"_id": delivery_id})
+    assert row["next_attempt_at"] <= clock.now()
+    assert row["tries"] == 0
+
+
 def test_a_new_url_gets_a_new_chance_but_does_not_enable() -> None:
     subscription = register()
     fail(subscription)
