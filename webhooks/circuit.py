@@ -47,6 +47,16 @@ class Failure:
     retry_after_seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class OwnerNotice:
+    """What an owner is to be told: that the endpoint was disabled, why and when."""
+
+    user_id: str
+    url: str
+    reason: str
+    since: datetime
+
+
 def gate(subscription: Row, *, now: datetime) -> Gate:
     """Say how an endpoint's circuit stands. Pure."""
     paused_until = subscription.get("paused_until")
@@ -115,6 +125,7 @@ def _disable(subscription_id: str, reason: DisabledBecause, now: datetime) -> No
         "$set": {
             "is_active": False,
             "disabled_because": reason.value,
+            "disabled_at": now,
             "updated_at": now,
             "owner_notice": reason.value,
             "owner_notice_at": now,
@@ -157,6 +168,25 @@ def owners_to_tell(*, now: datetime, limit: int) -> list[str]:
             later = {"$set": {"owner_notice_at": clock.after(now, NOTICE_AGAIN_SECONDS)}}
             target.update_many({"_id": {"$in": ids}, "owner_notice_at": {"$lte": now}}, later)
     return ids
+
+
+def find_untold(*, subscription_id: str) -> Row | None:
+    """Return an endpoint that was disabled and whose owner does not know yet: `owner_notice` says why."""
+    query = {"_id": subscription_id, "owner_notice": {"$exists": True}}
+    wanted = dict.fromkeys(("user_id", "url", "owner_notice", "failing_since", "updated_at"), 1)
+    with unavailable_is_transient():
+        return collection(Subscription).find_one(query, wanted)
+
+
+def owner_notice(*, subscription_id: str) -> OwnerNotice | None:
+    """Return what an endpoint's owner has yet to be told, None if nothing."""
+    query = {"_id": subscription_id, "owner_notice": {"$exists": True}}
+    wanted = dict.fromkeys(("user_id", "url", "owner_notice", "disabled_at"), 1)
+    with unavailable_is_transient():
+        row = collection(Subscription).find_one(query, wanted)
+    if row is None:
+        return None
+    return OwnerNotice(row["user_id"], row["url"], row["owner_notice"], row["disabled_at"])
 
 
 def owner_told(*, subscription_id: str) -> None:

@@ -54,6 +54,8 @@ class Subscription(Document):
     paused_until = DateTimeField()
     # The highest place among those of its deliveries that are no longer kept; it is not given again.
     removed_sequence = LongField()
+    # When PayFlow disabled it last, by itself.
+    disabled_at = DateTimeField()
     # The owner has yet to be told why it was disabled (one of DisabledBecause), and when that is tried next.
     owner_notice = StringField()
     owner_notice_at = DateTimeField()

@@ -1,7 +1,7 @@
 """Replay: deliveries that have ended are sent again, as they were.
 
-What must stay true: one that is under way is left alone, and one that is sent again keeps its id, its place and
-its attempts; only its schedule begins anew.
+What must stay true: one that is under way is left alone, and one that is sent again keeps its id, its place
+and its attempts; only its schedule begins anew.
 """
 
 from __future__ import annotations

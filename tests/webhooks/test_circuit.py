@@ -173,7 +173,11 @@ def test_the_owner_of_a_disabled_endpoint_is_told_until_told(
     assert circuit.owners_to_tell(now=now, limit=10) == []
     later = now + timedelta(seconds=circuit.NOTICE_AGAIN_SECONDS + 1)
     assert circuit.owners_to_tell(now=later, limit=10) == [subscription_id]
+    notice = circuit.owner_notice(subscription_id=subscription_id)
+    assert notice is not None
+    assert (notice.user_id, notice.reason, notice.since) == (hooks.ALICE, "GONE", now)
     circuit.owner_told(subscription_id=subscription_id)
+    assert circuit.owner_notice(subscription_id=subscription_id) is None
     assert circuit.owners_to_tell(now=later + timedelta(days=1), limit=10) == []
 
 
