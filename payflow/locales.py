@@ -19,6 +19,7 @@ DEFAULT_LOCALE = "en_US"
 LOCALE_LENGTH_MAX = 15
 # Language, script, territory (Unicode TR 35, 3.1), in either separator. babel opens a file of this name.
 _LOCALE = re.compile(r"[A-Za-z]{2,3}([_-][A-Za-z]{4})?([_-]([A-Za-z]{2}|[0-9]{3}))?", re.ASCII)
+_CODE_BEFORE_DIGITS = re.compile(r"(?<=[A-Z])(?=\d)")
 
 
 def normal_locale(text: str) -> str:
@@ -42,7 +43,9 @@ def known_locale(text: str) -> str:
 def amount_text(minor: int, currency: str, locale: str) -> str:
     """Return an amount with its currency's sign: 1050 EUR is `10,50\N{NO-BREAK SPACE}€` in de_DE."""
     amount = Decimal(minor).scaleb(-EXPONENTS[currency])
-    return format_currency(amount, currency, locale=locale, decimal_quantization=False)
+    text = format_currency(amount, currency, locale=locale, decimal_quantization=False)
+    # Unicode TR 35, part 3, 4.2: a code of letters before digits is set off; babel leaves that out.
+    return _CODE_BEFORE_DIGITS.sub("\N{NO-BREAK SPACE}", text)
 
 
 def time_text(moment: datetime, locale: str) -> str:

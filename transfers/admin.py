@@ -13,9 +13,11 @@ from django.utils.safestring import SafeString
 from ledger import selectors as ledger
 from payflow import clock
 from payflow.admin import StoredRowsAdmin, amount_text, link, table
-from transfers import selectors
+from transfers import notice_admin, selectors
 from transfers.models import TransactionRow
 from transfers.states import TERMINAL, Status
+
+__all__ = ["TransactionAdmin", "notice_admin"]
 
 # Whatever is not finished is due at some time. Saying so lets the sparse index on `due_at` answer, which
 # holds little; there is none on the status, for each move would have to write it.

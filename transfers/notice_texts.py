@@ -9,7 +9,6 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
 from django.template.loader import render_to_string
@@ -18,6 +17,11 @@ from payflow.locales import amount_text, time_text
 from transfers.notices import Kind
 
 TEXT_LENGTH_MAX = 255
+# By webhooks' own words for it.
+_WHY_DISABLED = {
+    "GONE": "It answered 410: it is gone for good.",
+    "FAILING": "It has failed too often, for too long.",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,18 +66,18 @@ def transfer_letter(
     return _letter(_Content(headline, sentences, [(k, v) for k, v in facts if v]), unsubscribe_url)
 
 
-def disabled_letter(facts: Mapping[str, Any], *, at: datetime, locale: str, unsubscribe_url: str) -> Letter:
+def disabled_letter(facts: Mapping[str, Any], *, locale: str, unsubscribe_url: str) -> Letter:
     """Return the mail about an endpoint to which nothing is sent any more."""
     content = _Content(
         "Your webhook endpoint was disabled",
         [
-            one_line(facts["reason"]),
+            _WHY_DISABLED.get(facts["reason"], "It could not be reached."),
             "Nothing is sent to it until you enable it again; what it has missed can be fetched then.",
         ],
         [
             ("Address", one_line(facts["url"])),
             ("Webhook", one_line(facts["subscription_id"])),
-            ("Since", time_text(at, locale)),
+            ("Since", time_text(facts["since"], locale)),
         ],
     )
     return _letter(content, unsubscribe_url)

@@ -89,7 +89,7 @@ def write_down_disabled(
     """Write down that an endpoint was disabled, once for each time `since` it was. Raises Transient."""
     if settings.NOTIFICATIONS_ENABLED:
         event_id = f"{subscription_id}:disabled:{clock.epoch_ms(since)}"
-        facts = {"subscription_id": subscription_id, "url": url, "reason": reason}
+        facts = {"subscription_id": subscription_id, "url": url, "reason": reason, "since": since}
         _insert([_row(Kind.WEBHOOK_DISABLED, user_id, event_id, since, facts=facts)], lasting=True)
 
 

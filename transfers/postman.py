@@ -281,7 +281,7 @@ def _message(row: Row, connection: Any) -> EmailMultiAlternatives | None:
 def _letter(row: Mapping[str, Any], locale: str, way_out: str) -> Letter:
     kind = Kind(row["kind"])
     if kind is Kind.WEBHOOK_DISABLED:
-        return disabled_letter(row["facts"], at=row["created_at"], locale=locale, unsubscribe_url=way_out)
+        return disabled_letter(row["facts"], locale=locale, unsubscribe_url=way_out)
     transaction = selectors.find_transaction(transaction_id=row["transaction_id"])
     if transaction is None:
         raise LookupError("there is no such transaction")

@@ -170,14 +170,6 @@ def owners_to_tell(*, now: datetime, limit: int) -> list[str]:
     return ids
 
 
-def find_untold(*, subscription_id: str) -> Row | None:
-    """Return an endpoint that was disabled and whose owner does not know yet: `owner_notice` says why."""
-    query = {"_id": subscription_id, "owner_notice": {"$exists": True}}
-    wanted = dict.fromkeys(("user_id", "url", "owner_notice", "failing_since", "updated_at"), 1)
-    with unavailable_is_transient():
-        return collection(Subscription).find_one(query, wanted)
-
-
 def owner_notice(*, subscription_id: str) -> OwnerNotice | None:
     """Return what an endpoint's owner has yet to be told, None if nothing."""
     query = {"_id": subscription_id, "owner_notice": {"$exists": True}}

@@ -315,17 +315,25 @@ def test_what_is_over_when_the_time_is_up_goes_back(
     assert len(sink.mails) == 2
 
 
-def test_a_disabled_endpoint_is_told_of_once(sink: Sink, alice: str) -> None:
+@pytest.mark.parametrize(
+    ("reason", "sentence"),
+    [
+        ("GONE", "It answered 410: it is gone for good."),
+        ("FAILING", "It has failed too often, for too long."),
+    ],
+)
+def test_the_owner_of_a_disabled_endpoint_hears_of_it_once(
+    reason: str, sentence: str, sink: Sink, alice: str
+) -> None:
     since = clock.now()
-    for _ in range(2):
+    # The second as after a death before the wish to tell was taken back, and a change of the address.
+    for url in ("https://x.example/\r\nBcc: y", "https://y.example/"):
         notices.write_down_disabled(
-            subscription_id="wh_1",
-            user_id=alice,
-            url="https://x.example/\r\nBcc: y",
-            reason="It failed.",
-            since=since,
+            subscription_id="wh_1", user_id=alice, url=url, reason=reason, since=since
         )
     postman.send_due()
     (mail,) = sink.mails
     assert mail["Subject"] == "Your webhook endpoint was disabled"
-    assert "https://x.example/ Bcc: y" in mail.get_body(("plain",)).get_content()
+    text = mail.get_body(("plain",)).get_content()
+    assert sentence in text
+    assert "https://x.example/ Bcc: y" in text
