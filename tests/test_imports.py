@@ -45,7 +45,7 @@ PRIVATE_KERNEL = frozenset({"settings", "urls", "views", "wsgi", "stack", "contr
 # stand where services stand; they may know each other, as long as there is no circle.
 RANK = {
     "documents": 0, "models": 0, "errors": 0, "selectors": 1, "services": 2,
-    "serializers": 3, "tasks": 3, "views": 4, "urls": 5, "admin": 5, "management": 5,
+    "serializers": 3, "tasks": 3, "schema": 4, "views": 5, "urls": 6, "admin": 6, "management": 6,
 }  # fmt: skip
 SUBJECT_RANK = 2
 SUBJECTS_BELOW_SELECTORS = {

@@ -18,7 +18,7 @@ from webhooks.addresses import URL_LENGTH_MAX
 from webhooks.documents import DeliveryStatus, Subscription
 
 EVENTS_LENGTH_MAX = 100
-_TYPES = [event.value for event in EventType]
+EVENT_TYPES = [event.value for event in EventType]
 _SEQUENCE_MAX = 10**15
 
 
@@ -28,11 +28,11 @@ class EventField(serializers.ChoiceField):
     default_error_messages = {"unknown_event": "There is no such event; see the list in the documentation."}
 
     def __init__(self) -> None:
-        super().__init__(choices=_TYPES)
+        super().__init__(choices=EVENT_TYPES)
 
     def to_internal_value(self, data: Any) -> str:
         """Return the type."""
-        if not isinstance(data, str) or data not in _TYPES:
+        if not isinstance(data, str) or data not in EVENT_TYPES:
             self.fail("unknown_event")
         return data
 

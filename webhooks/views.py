@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -11,6 +12,7 @@ from payflow.api.viewsets import ApiViewSet
 from webhooks import fanout, replay, selectors, services
 from webhooks.documents import DeliveryStatus, Subscription
 from webhooks.errors import DeliveryPending, WebhookDisabled
+from webhooks.schema import described
 from webhooks.serializers import (
     ChangeWebhook,
     CreateWebhook,
@@ -26,6 +28,7 @@ from webhooks.serializers import (
 SCOPE, GROUP = "webhooks:write", "webhooks"
 
 
+@described
 class WebhookViewSet(ApiViewSet):
     """A user's own endpoints, and what was sent to them."""
 
@@ -74,12 +77,14 @@ class WebhookViewSet(ApiViewSet):
         services.delete_subscription(user_id=request.user.id, webhook_id=pk)
         return Response(status=204)
 
+    @action(detail=True, methods=["post"])
     def rotate_secret(self, request: Request, pk: str) -> Response:
         """POST /webhooks/{id}/rotate-secret."""
         NoInput(data=request.data).is_valid(raise_exception=True)
         rotated, secret = services.rotate_secret(user_id=request.user.id, webhook_id=pk)
         return Response(webhook_body_with_secret(rotated, secret))
 
+    @action(detail=True, methods=["post"])
     def test(self, request: Request, pk: str) -> Response:
         """POST /webhooks/{id}/test: send an event that only tests."""
         NoInput(data=request.data).is_valid(raise_exception=True)
@@ -87,6 +92,7 @@ class WebhookViewSet(ApiViewSet):
         delivery_id = fanout.send_test(subscription_id=subscription.id, user_id=subscription.user_id)
         return _accepted(pk, delivery_id)
 
+    @action(detail=True)
     def logs(self, request: Request, pk: str) -> Response:
         """GET /webhooks/{id}/logs: deliveries with their attempts, newest first."""
         query = LogQuery(data=request.query_params.dict())
@@ -100,6 +106,7 @@ class WebhookViewSet(ApiViewSet):
         )
         return Response(page(rows, asked["limit"], key=lambda row: row["_id"], render=delivery_body))
 
+    @action(detail=True, methods=["post"])
     def redeliver(self, request: Request, pk: str, delivery: str) -> Response:
         """POST /webhooks/{id}/logs/{delivery}/redeliver: send what has ended again."""
         NoInput(data=request.data).is_valid(raise_exception=True)
@@ -109,6 +116,7 @@ class WebhookViewSet(ApiViewSet):
             raise DeliveryPending("This delivery is under way already.")
         return _accepted(pk, delivery)
 
+    @action(detail=True)
     def events(self, request: Request, pk: str) -> Response:
         """GET /webhooks/{id}/events: what was to be delivered, in order, for who has missed some."""
         query = EventsQuery(data=request.query_params.dict())
