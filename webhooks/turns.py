@@ -26,8 +26,10 @@ from webhooks.transport import Line
 
 logger = logging.getLogger(__name__)
 PLACES_MAX = 500
-# What is due at an endpoint that is disabled, or whose secrets cannot be opened, comes up again this late.
+# What is due at an endpoint that is disabled comes up again this late, unless it is enabled before.
 LOOK_AGAIN_SECONDS = 3_600.0
+# A key that is missing is an operator's mistake, and soon put right.
+UNSEALED_LOOK_AGAIN_SECONDS = 60.0
 _NEEDED = dict.fromkeys(("url", "is_active", "secrets", "consecutive_failures", "paused_until"), 1)
 Row = dict[str, Any]
 
@@ -68,7 +70,9 @@ def _serve(subscription: Row) -> bool:
         signers = secrets.signing_secrets(subscription["secrets"], now=now)
     except SealBroken:
         logger.exception("webhook secrets cannot be opened", extra={"subscription_id": subscription_id})
-        delivery.postpone(subscription_id=subscription_id, until=clock.after(now, LOOK_AGAIN_SECONDS))
+        delivery.postpone(
+            subscription_id=subscription_id, until=clock.after(now, UNSEALED_LOOK_AGAIN_SECONDS)
+        )
         return False
     with Line(subscription["url"]) as line:
         endpoint = Endpoint(subscription_id, signers, line)
