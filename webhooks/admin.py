@@ -159,8 +159,8 @@ class DeliveryAdmin(OperatedRowsAdmin):
     """Newest first, dead letters by when they died; searched by delivery id or webhook id."""
 
     list_display = (
-        "id", "event_type", "status", "attempt_count", "webhook", "created_at",
-        "next_attempt_at", "finished_at",
+        "id", "status", "event_type", "attempt_count", "finished_at", "next_attempt_at", "created_at",
+        "webhook",
     )  # fmt: skip
     list_filter = ("status",)
     search_help_text = "A delivery's id or a webhook's id, exactly."
@@ -198,7 +198,7 @@ class DeliveryAdmin(OperatedRowsAdmin):
         """The transaction that it tells of."""
         return link("transfers_transactionrow", row.transaction_id) if row.transaction_id else "-"
 
-    @admin.display(description="Attempts")
+    @admin.display(description="Log of attempts")
     def attempt_log(self, row: DeliveryRow) -> SafeString:
         """Every attempt that is kept."""
         found = selectors.find_delivery(delivery_id=row.id) or {}
