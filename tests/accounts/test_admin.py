@@ -150,7 +150,10 @@ def test_saving_the_form_does_not_undo_a_deactivation_made_meanwhile(
         clean(self)
 
     monkeypatch.setattr(User, "clean", deactivate_meanwhile)
-    assert staff.post(page_of(alice), {"email": alice.email, "name": "Alicia", "locale": "en_US"}).status_code == 302
+    assert (
+        staff.post(page_of(alice), {"email": alice.email, "name": "Alicia", "locale": "en_US"}).status_code
+        == 302
+    )
     alice.refresh_from_db()
     assert (alice.name, alice.is_active) == ("Alicia", False)
 
