@@ -54,6 +54,17 @@ def test_starts_with_safe_settings() -> None:
     assert "s3cr3t" not in done.stdout + done.stderr
 
 
+def test_starts_with_safe_mail() -> None:
+    mail = {
+        "EMAIL_URL": "smtp+tls://payflow:s3cr3t@mail.example:587",
+        "DEFAULT_FROM_EMAIL": "PayFlow <payments@pay.example>",
+        "PUBLIC_URL": "https://pay.example",
+    }
+    done = check({**SAFE, **mail})
+    assert done.returncode == 0, done.stderr
+    assert "s3cr3t" not in done.stdout + done.stderr
+
+
 UNSAFE: list[tuple[dict[str, str | None], str]] = [
     ({"DJANGO_SECRET_KEY": None}, "DJANGO_SECRET_KEY is not set"),
     ({"DJANGO_SECRET_KEY": ""}, "DJANGO_SECRET_KEY is not set"),
@@ -92,6 +103,12 @@ UNSAFE: list[tuple[dict[str, str | None], str]] = [
     ({"AUDIT_NEW_ENTRIES_MAX": "-5"}, "AUDIT_NEW_ENTRIES_MAX must be at least 1"),
     ({"AUDIT_OLD_ENTRIES_MAX": "0"}, "AUDIT_OLD_ENTRIES_MAX must be at least 1"),
     ({"CELERY_VISIBILITY_TIMEOUT_SECONDS": "59"}, "CELERY_VISIBILITY_TIMEOUT_SECONDS must be at least 60"),
+    ({"EMAIL_URL": "smtp://payflow:s3cr3t@mail.example"}, "EMAIL_URL would send its password unencrypted"),
+    ({"EMAIL_URL": "smtp+tls://mail.example:s3cr3t"}, "EMAIL_URL is no address of a mail server"),
+    ({"EMAIL_URL": "smtp://mail.example", "PUBLIC_URL": "http://pay.example"}, "PUBLIC_URL is not the https"),
+    ({"EMAIL_URL": "smtp://mail.example"}, "DEFAULT_FROM_EMAIL does not say who sends"),
+    ({"NOTIFICATIONS_ENABLED": "true"}, "EMAIL_URL does not name an SMTP server"),
+    ({"NOTIFICATIONS_CLAIM_SECONDS": "29"}, "NOTIFICATIONS_CLAIM_SECONDS must be at least 30"),
     ({"MONGODB_TIMEOUT_MS": "s3cr3t"}, "MONGODB_TIMEOUT_MS is not a number"),
     ({"REDIS_TIMEOUT_SECONDS": "s3cr3t"}, "REDIS_TIMEOUT_SECONDS is not a number"),
     # Nobody says which environment this is: that is production.

@@ -9,13 +9,17 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from celery.contrib.testing.worker import start_worker
 from django.conf import LazySettings
+from django.conf import settings as settings_
 
 from accounts.models import User
 from payflow import clock, redisdb
+from payflow.celery import app
 from payflow.mongodb import collection
 from tests.transfers import world
 from tests.transfers.mail_sink import Sink, listening_sink, postman_process
+from tests.transfers.workers import eventually
 from transfers import notices, postman
 from transfers.documents import Notice, Transaction
 
@@ -234,6 +238,16 @@ def test_nothing_is_sent_while_notifications_are_off(
     postman.send_due()
     world.play(world.start(alice, bob, 900_000))
     assert (only()["status"], sink.mails) == ("PENDING", [])
+
+
+def test_beat_has_a_worker_send_them(sink: Sink, failed: str) -> None:
+    beat = settings_.CELERY_BEAT_SCHEDULE["send-notifications"]
+    with start_worker(
+        app, pool="solo", queues=["payflow-notifications"], perform_ping_check=False, shutdown_timeout=30
+    ):
+        app.send_task(beat["task"], **beat["options"])
+        eventually(lambda: only()["status"] == "SENT")
+    assert len(sink.mails) == 1
 
 
 # --- Death and races --------------------------------------------------------------------------------------
