@@ -66,6 +66,7 @@ class UserAdmin(DjangoUserAdmin):
     actions = ("deactivate", "reactivate")
     fieldsets = (
         (None, {"fields": ("id", "email", "name", "phone", "password")}),
+        ("E-mails", {"fields": ("email_notifications", "locale")}),
         ("Status", {"fields": ("is_active", "money", "created_at", "last_login")}),
         ("Privileges", {"fields": PRIVILEGES}),
     )
@@ -210,7 +211,7 @@ class ApiKeyAdmin(StoredRowsAdmin):
     list_filter = (StatusFilter,)
     search_fields = ("id",)
     search_help_text = "The beginning of a key (pk_...), its id, or its owner's email or id, exactly."
-    actions = ("revoke",)  # type: ignore[assignment]  # the parent has none
+    actions = ("revoke",)
     shown = (
         "id", "prefix", "name", "owner_email", "scope_names", "status", "created_at", "created_by_email",
         "expires_at", "last_used_at", "revoked_at",

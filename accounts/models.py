@@ -6,16 +6,28 @@ from typing import Any
 
 from django.contrib.auth.base_user import AbstractBaseUser, BaseUserManager
 from django.contrib.auth.models import PermissionsMixin
+from django.core.exceptions import ValidationError
 from django.db import models
 from django_mongodb_backend.fields import ArrayField, ObjectIdAutoField
 
 from payflow import clock, ids
+from payflow.locales import DEFAULT_LOCALE, LOCALE_LENGTH_MAX, normal_locale
 
 EMAIL_LENGTH_MAX = 254  # RFC 5321, 4.5.3.1.3, less the angle brackets
 NAME_LENGTH_MAX = 120
 PHONE_LENGTH_MAX = 16
 API_KEY_PREFIX = "key_"
 API_KEY_NAME_LENGTH_MAX = 60
+
+
+def validate_locale(text: str) -> None:
+    """Refuse what is not the one spelling of a known locale."""
+    try:
+        known = normal_locale(text)
+    except ValueError:
+        known = ""
+    if known != text:
+        raise ValidationError("Enter a locale such as en_US or de_DE.", code="invalid_locale")
 
 
 class UserManager(BaseUserManager["User"]):
@@ -51,6 +63,11 @@ class User(AbstractBaseUser, PermissionsMixin):
     phone = models.CharField(max_length=PHONE_LENGTH_MAX, blank=True, default="")
     is_active = models.BooleanField(default=True)
     is_staff = models.BooleanField(default=False)
+    # How amounts and times are written in mails to this user, and whether there are any.
+    locale = models.CharField(
+        max_length=LOCALE_LENGTH_MAX, default=DEFAULT_LOCALE, validators=[validate_locale]
+    )
+    email_notifications = models.BooleanField(default=True)
     created_at = models.DateTimeField(default=clock.now, editable=False)
 
     objects = UserManager()

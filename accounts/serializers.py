@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -26,9 +27,10 @@ from accounts.models import (
 from accounts.sessions import Session
 from accounts.tokens import TOKEN_LENGTH_MAX
 from payflow import clock
-from payflow.api.fields import StrictCharField, StrictSerializer, TimeField
+from payflow.api.fields import FlagField, StrictCharField, StrictSerializer, TimeField
 from payflow.api.pages import CursorField, PageQuery
 from payflow.api.scopes import Scope
+from payflow.locales import LOCALE_LENGTH_MAX, normal_locale
 
 PASSWORD_LENGTH_MAX = 128
 # They turn the text around them, so that a name could pose as another.
@@ -98,6 +100,24 @@ class PhoneField(StrictCharField):
         )
 
 
+class LocaleField(StrictCharField):
+    """A locale that is known (Unicode CLDR), such as de_DE or de-DE."""
+
+    default_error_messages = {"invalid_locale": "Enter a locale such as en_US or de_DE."}
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(max_length=LOCALE_LENGTH_MAX, **kwargs)
+
+    def to_internal_value(self, data: Any) -> str:
+        """Return its one spelling."""
+        text, known = super().to_internal_value(data), ""
+        with suppress(ValueError):
+            known = normal_locale(text)
+        if not known:
+            self.fail("invalid_locale")
+        return known
+
+
 class RefreshField(StrictCharField):
     """An encoded refresh token."""
 
@@ -144,6 +164,13 @@ class PasswordInput(StrictSerializer):
         return dict(attrs)
 
 
+class ProfileInput(StrictSerializer):
+    """PATCH /auth/me."""
+
+    locale = LocaleField(required=False)
+    email_notifications = FlagField(required=False)
+
+
 def _check_password(field: str, password: str, user: User) -> None:
     try:
         validate_password(password, user)
@@ -162,6 +189,8 @@ class UserOutput(serializers.Serializer):
     name = serializers.CharField()
     email = serializers.CharField()
     phone = serializers.SerializerMethodField()
+    locale = serializers.CharField()
+    email_notifications = serializers.BooleanField()
     created_at = TimeField()
 
     def get_phone(self, user: User) -> str | None:

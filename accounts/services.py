@@ -141,6 +141,17 @@ def change_password(*, user: User, family: str, current_password: str, new_passw
         logger.warning("sessions not closed again after a password change", extra={"user_id": str(user.pk)})
 
 
+def change_profile(
+    *, user_id: str, locale: str | None = None, email_notifications: bool | None = None
+) -> None:
+    """Change what is given; other requests may change the rest meanwhile. Raises Transient."""
+    given = {"locale": locale, "email_notifications": email_notifications}
+    change = {name: value for name, value in given.items() if value is not None}
+    if change:
+        with selectors.unavailable_is_transient():
+            User.objects.filter(pk=user_id).update(**change)
+
+
 def deactivate_user(*, user_id: str) -> None:
     """Freeze a user's wallets, then their account, then end their sessions. Raises NotFound, Transient.
 

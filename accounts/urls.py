@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from django.urls import path, re_path
 
+from accounts.unsubscribing import UnsubscribeView
 from accounts.views import ApiKeyViewSet, OpenSessionsViewSet, OwnAccountViewSet, SessionViewSet
 from payflow.api.fields import ID_PATTERN
 
@@ -27,5 +28,6 @@ urlpatterns = [
         ApiKeyViewSet.as_view({"get": "retrieve", "delete": "destroy"}),
         name="api-key",
     ),
-    path("me", OwnAccountViewSet.as_view({"get": "me"}), name="me"),
+    path("me", OwnAccountViewSet.as_view({"get": "me", "patch": "change"}), name="me"),
+    path("unsubscribe", UnsubscribeView.as_view(), name="unsubscribe"),
 ]

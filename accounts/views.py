@@ -15,6 +15,7 @@ from accounts.serializers import (
     ApiKeysQuery,
     LoginInput,
     PasswordInput,
+    ProfileInput,
     RefreshInput,
     RegisterInput,
     SignedInOutput,
@@ -101,6 +102,13 @@ class OwnAccountViewSet(ApiViewSet):
             raise NotAuthenticated("This account cannot be used.")
         services.ensure_default_wallet(user)
         return Response(UserOutput(user).data)
+
+    @extend_schema(request=ProfileInput, responses={200: UserOutput})
+    def change(self, request: Request) -> Response:
+        """PATCH /auth/me: how and whether the caller hears of payments by e-mail."""
+        selectors.require_active(user_id=request.user.id)
+        services.change_profile(user_id=request.user.id, **_valid(ProfileInput(data=request.data)))
+        return Response(UserOutput(selectors.require_active(user_id=request.user.id)).data)
 
 
 @described(schema.API_KEYS)

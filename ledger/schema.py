@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from ledger.serializers import AuditOutput, NoInput, SimulationInput, SimulationOutput
+from ledger.serializers import AuditOutput, SimulationInput, SimulationOutput
 from payflow.api.describing import Answer, Model, Operation, record, text
+from payflow.api.fields import NoInput
 from payflow.errors import NotFound
 
 TAG = "Ledger"

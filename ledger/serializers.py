@@ -14,25 +14,12 @@ from ledger.monitor import Report
 from ledger.simulation import MILLION, FailureType, Simulation
 from payflow import clock
 from payflow.api.describing import TIME
-from payflow.api.fields import StrictCharField, StrictSerializer
+from payflow.api.fields import FlagField, StrictCharField, StrictSerializer
 
 INVARIANTS = ("L1", "L2", "L3", "L4", "L5", "L6", "L7")
 FAIL_TRANSACTION_IDS_MAX = 1_000
 _TRANSACTION_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
 _RATE_STEP = Decimal(1) / MILLION
-
-
-class FlagField(serializers.Field):
-    """JSON's true or false: words and numbers are not quietly converted."""
-
-    json_schema = {"type": "boolean"}
-    default_error_messages = {"invalid": "Must be true or false."}
-
-    def to_internal_value(self, data: Any) -> bool:
-        """Return the flag."""
-        if not isinstance(data, bool):
-            self.fail("invalid")
-        return data
 
 
 class RateField(serializers.Field):
@@ -101,10 +88,6 @@ class SimulationInput(StrictSerializer):
         if "failure_type" in wanted:
             wanted["failure_type"] = FailureType(wanted["failure_type"])
         return wanted
-
-
-class NoInput(StrictSerializer):
-    """A request whose body says nothing."""
 
 
 class SimulationOutput(serializers.Serializer):

@@ -11,8 +11,9 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from ledger import monitor, schema, simulation
-from ledger.serializers import AuditOutput, NoInput, SimulationInput, SimulationOutput
+from ledger.serializers import AuditOutput, SimulationInput, SimulationOutput
 from payflow.api.describing import described
+from payflow.api.fields import NoInput
 from payflow.api.viewsets import ApiViewSet
 from payflow.errors import NotFound
 

@@ -6,6 +6,7 @@ sort and count the whole collection, for the ORM's order is not served by an ind
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from django.contrib import admin, messages
@@ -16,7 +17,7 @@ from django.core.paginator import InvalidPage
 from django.db import connection, models
 from django.http import HttpRequest
 from django.urls import reverse
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from pymongo import DESCENDING
 from pymongo.errors import ExecutionTimeout
@@ -43,7 +44,8 @@ class NewestFirst(ChangeList):
         found = self.model._default_manager.in_bulk(keys)
         self.result_list = [found[key] for key in keys if key in found]
         self.result_count, self.full_result_count = total, None if self.query else total
-        self.show_full_result_count = self.show_admin_actions = self.can_show_all = False
+        self.show_full_result_count = self.can_show_all = False
+        self.show_admin_actions = bool(self.model_admin.actions)
         self.multi_page = total > self.list_per_page
         self.paginator = self.model_admin.get_paginator(request, range(total), self.list_per_page)
         try:
@@ -78,7 +80,8 @@ class StoredRowsAdmin(admin.ModelAdmin):
     show_full_result_count = False
     show_facets = admin.ShowFacets.NEVER  # they would count the collection once for each choice
     sortable_by = ()
-    actions = None
+    actions: Any = None
+    actions_selection_counter = False  # it offers to choose rows beyond the page
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         """Return the bounded list."""
@@ -125,3 +128,14 @@ def link(page: str, key: object, text: str | None = None) -> SafeString:
 def search_link(page: str, term: object, text: str) -> SafeString:
     """Return a link to the list `page`, searched for `term`."""
     return format_html('<a href="{}?q={}">{}</a>', reverse(f"admin:{page}_changelist"), term, text)
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> SafeString:
+    """Return a table, or a dash when it has no rows."""
+    if not rows:
+        return format_html("{}", "-")
+    head = format_html_join("", "<th>{}</th>", ((name,) for name in heads))
+    body = format_html_join(
+        "", "<tr>{}</tr>", ((format_html_join("", "<td>{}</td>", ((cell,) for cell in row)),) for row in rows)
+    )
+    return format_html("<table><thead><tr>{}</tr></thead><tbody>{}</tbody></table>", head, body)

@@ -66,6 +66,20 @@ POINTS = (
     "tasks.refund_published",
     "tasks.complete_published",
     "tasks.ended",
+    # E-mails: written down, marked before the server gets one, and accepted by it.
+    "notices.written",
+    "notices.sending",
+    "notices.handed_over",
+    # Webhooks: writing deliveries down, giving them their places, and each attempt.
+    "fanout.found",
+    "fanout.inserted",
+    "fanout.nudged",
+    "sequencing.placed",
+    "delivery.claimed",
+    "delivery.answered",
+    "delivery.delivered",
+    "delivery.failed",
+    "circuit.counted",
     # Recovery.
     "recovery.claimed",
     "recovery.driven",

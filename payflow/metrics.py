@@ -10,7 +10,15 @@ from __future__ import annotations
 import os
 import socket
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, exposition, generate_latest
+from prometheus_client import (
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    exposition,
+    generate_latest,
+)
 from prometheus_client import values as storage
 from prometheus_client.multiprocess import MultiProcessCollector
 
@@ -61,6 +69,32 @@ IDEMPOTENCY = Counter(
 )
 RATE_LIMITED = Counter(
     "payflow_rate_limited", "Requests that a rate limit refused, by group of endpoints.", ["group"]
+)
+WEBHOOK_ATTEMPTS = Counter(
+    "payflow_webhook_attempts", "Attempts at deliveries by what came of them.", ["outcome"]
+)
+WEBHOOK_ATTEMPT_SECONDS = Histogram(
+    "payflow_webhook_attempt_seconds",
+    "How long receivers took to answer, or to fail to.",
+    buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
+)
+WEBHOOK_DELIVERIES_ENDED = Counter("payflow_webhook_deliveries_ended", "Deliveries by outcome.", ["status"])
+WEBHOOK_CIRCUITS_OPENED = Counter(
+    "payflow_webhook_circuits_opened", "How often an endpoint that failed was left alone for a while."
+)
+WEBHOOK_ENDPOINTS_DISABLED = Counter(
+    "payflow_webhook_endpoints_disabled", "Endpoints that were disabled because they failed.", ["reason"]
+)
+WEBHOOK_OVERDUE = Gauge(
+    "payflow_webhook_overdue_seconds",
+    "How long the delivery that is due longest has waited, of endpoints that are not left alone.",
+    multiprocess_mode="mostrecent",
+)
+
+NOTIFICATIONS_ENDED = Counter(
+    "payflow_notifications_ended",
+    "E-mails by what became of them; UNKNOWN ones may have arrived.",
+    ["status"],
 )
 
 

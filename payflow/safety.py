@@ -5,6 +5,8 @@ What must stay true: a reason names a variable, never its value.
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
@@ -16,6 +18,9 @@ from payflow import signing
 
 DEVELOPMENT_SECRET = "development-only-secret-never-use-it-where-money-is-real"  # noqa: S105
 SECRET_LENGTH_MIN = 32
+SEALING_KEY_BYTES = 32
+# Random bytes repeat themselves less: a key with fewer different ones was typed by somebody.
+_DIFFERENT_BYTES_MIN = 12
 
 
 def read_receipt_keys(entries: Sequence[str], *, is_production: bool) -> tuple[signing.Keyring, str]:
@@ -34,14 +39,40 @@ def read_receipt_keys(entries: Sequence[str], *, is_production: bool) -> tuple[s
     return keys, ""
 
 
+def read_sealing_keys(entries: Sequence[str], *, is_production: bool) -> tuple[list[str], str]:
+    """Return the Fernet keys that seal webhook secrets, and why they cannot be used or an empty string."""
+    seed = hashlib.sha256(f"{DEVELOPMENT_SECRET}-webhooks".encode()).digest()
+    development = base64.urlsafe_b64encode(seed).decode("ascii")
+    if not entries:
+        return [development], "is not set" if is_production else ""
+    for position, entry in enumerate(entries, 1):
+        try:
+            key = base64.b64decode(entry, altchars=b"-_", validate=True)
+        except (binascii.Error, ValueError):
+            key = b""
+        if len(key) != SEALING_KEY_BYTES:
+            return [
+                development
+            ], f"cannot be used: key {position} is not {SEALING_KEY_BYTES} bytes in base64url"
+        if is_production and key == seed:
+            return [development], "holds the published development key"
+        if is_production and len(set(key)) < _DIFFERENT_BYTES_MIN:
+            return [development], f"is weak: key {position} is not random"
+    if len(set(entries)) < len(entries):
+        return [development], "names one key twice"
+    return list(entries), ""
+
+
 def refuse_unsafe_production(
     *,
     secrets: Mapping[str, str],
     receipt_keys_fault: str,
+    sealing_keys_fault: str,
     addresses: Mapping[str, str],
     allowed_hosts: Sequence[str],
     debug: bool,
     deposits_open: bool,
+    webhooks_open: Mapping[str, bool],
 ) -> None:
     """Raise ImproperlyConfigured with every reason at once, so that one restart is enough."""
     reasons = [f"{name} {fault}" for name, value in secrets.items() if (fault := _fault_of_secret(value))]
@@ -52,11 +83,16 @@ def refuse_unsafe_production(
     ]
     if receipt_keys_fault:
         reasons.append(f"RECEIPT_SIGNING_KEYS {receipt_keys_fault}")
+    if sealing_keys_fault:
+        reasons.append(f"WEBHOOK_SECRET_KEYS {sealing_keys_fault}")
     reasons += [f"{name} is not set" for name, value in addresses.items() if not value]
     if debug:
         reasons.append("PAYFLOW_DEBUG is on")
     if deposits_open:
         reasons.append("DEPOSITS_OPEN is on: anyone could create money")
+    reasons += [
+        f"{name} is on: webhooks could reach what is not public" for name, on in webhooks_open.items() if on
+    ]
     if not allowed_hosts or "*" in allowed_hosts:
         reasons.append("ALLOWED_HOSTS does not name this service's hosts")
     if reasons:
@@ -65,6 +101,26 @@ def refuse_unsafe_production(
             + "; ".join(reasons)
             + ". Set these in the environment (.env.example explains each),"
             + " or set PAYFLOW_ENV=development on a machine where no money is real."
+        )
+
+
+def refuse_unsafe_mail(
+    *, is_smtp: bool, has_password: bool, is_encrypted: bool, sender: str, public_url: str
+) -> None:
+    """Raise ImproperlyConfigured unless mails leave by SMTP, from somebody, with links that are safe."""
+    reasons = []
+    if not is_smtp:
+        reasons.append("EMAIL_URL does not name an SMTP server")
+    if has_password and not is_encrypted:
+        reasons.append("EMAIL_URL would send its password unencrypted: use smtp+tls:// or smtp+ssl://")
+    if "@" not in sender or "localhost" in sender:
+        reasons.append("DEFAULT_FROM_EMAIL does not say who sends")
+    if not public_url.startswith("https://"):
+        reasons.append("PUBLIC_URL is not the https address of this service")
+    if reasons:
+        raise ImproperlyConfigured(
+            f"PayFlow refuses to send notifications in production: {'; '.join(reasons)}."
+            " Set these in the environment, or NOTIFICATIONS_ENABLED=false."
         )
 
 

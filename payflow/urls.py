@@ -20,5 +20,6 @@ urlpatterns = [
     path("auth/", include("accounts.urls")),
     path("wallets", include("wallets.urls")),
     path("transactions", include("transfers.urls")),
+    path("webhooks", include("webhooks.urls")),
     path("ledger/", include("ledger.urls")),
 ]

@@ -8,15 +8,16 @@ from typing import Any
 from django.contrib import admin
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
-from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from ledger import selectors as ledger
 from payflow import clock
-from payflow.admin import StoredRowsAdmin, amount_text, link
-from transfers import selectors
+from payflow.admin import StoredRowsAdmin, amount_text, link, table
+from transfers import notice_admin, selectors
 from transfers.models import TransactionRow
 from transfers.states import TERMINAL, Status
+
+__all__ = ["TransactionAdmin", "notice_admin"]
 
 # Whatever is not finished is due at some time. Saying so lets the sparse index on `due_at` answer, which
 # holds little; there is none on the status, for each move would have to write it.
@@ -107,7 +108,7 @@ class TransactionAdmin(StoredRowsAdmin):
         """Every move with its time and reason."""
         document = selectors.find_transaction(transaction_id=row.id) or {"history": []}
         moves = [(clock.rfc3339(m["at"]), m["status"], m["reason"] or "") for m in document["history"]]
-        return _table(("Time", "Status", "Reason"), moves)
+        return table(("Time", "Status", "Reason"), moves)
 
     @admin.display
     def operator_actions(self, row: TransactionRow) -> SafeString:
@@ -117,7 +118,7 @@ class TransactionAdmin(StoredRowsAdmin):
             (clock.rfc3339(act["at"]), act["who"], act["action"], act["outcome"])
             for act in document.get("operator_actions") or []
         ]
-        return _table(("Time", "Who", "Action", "Outcome"), acts)
+        return table(("Time", "Who", "Action", "Outcome"), acts)
 
     @admin.display
     def failure(self, row: TransactionRow) -> str:
@@ -145,14 +146,4 @@ class TransactionAdmin(StoredRowsAdmin):
             )
             for entry in (found[operation] for operation in operations if operation in found)
         ]
-        return _table(("Operation", "Kind", "Amount", "Balance after", "Time", "Wallet"), rows)
-
-
-def _table(heads: tuple[str, ...], rows: list[tuple[Any, ...]]) -> SafeString:
-    if not rows:
-        return format_html("{}", "-")
-    head = format_html_join("", "<th>{}</th>", ((name,) for name in heads))
-    body = format_html_join(
-        "", "<tr>{}</tr>", ((format_html_join("", "<td>{}</td>", ((cell,) for cell in row)),) for row in rows)
-    )
-    return format_html("<table><thead><tr>{}</tr></thead><tbody>{}</tbody></table>", head, body)
+        return table(("Operation", "Kind", "Amount", "Balance after", "Time", "Wallet"), rows)

@@ -1,4 +1,4 @@
-"""The stored shape of a transaction: what was asked, where its saga stands, and how it got there."""
+"""The stored shapes: a transaction, where its saga stands and how it got there; and the e-mails about it."""
 
 from __future__ import annotations
 
@@ -127,3 +127,43 @@ class TransferBatch(Document):
 
     def __str__(self) -> str:
         return f"{self.id} of {self.size}"
+
+
+class Notice(Document):
+    """One e-mail: about one event, to one user; its id is made of both. See transfers/notices.py."""
+
+    id = StringField(primary_key=True)
+    kind = StringField(required=True)
+    user_id = StringField(required=True)
+    event_id = StringField(required=True)
+    # What it tells of: a transaction, or facts of their own about what may be gone when it is sent.
+    transaction_id = StringField()
+    facts = DictField()
+    status = StringField(required=True)
+    # Each: {at, result, reason}; the newest ones.
+    attempts = ListField(DictField())
+    attempt_count = IntField(default=0)
+    # When it is due; while somebody has claimed it: when the claim runs out. Absent once it has ended.
+    next_attempt_at = DateTimeField()
+    claim = StringField()
+    created_at = DateTimeField(required=True)
+    finished_at = DateTimeField()
+
+    meta = {
+        "collection": "notices",
+        "auto_create_index": False,
+        "indexes": [
+            # The work list. Sparse: what has ended is not in it.
+            {"fields": ["next_attempt_at"], "sparse": True},
+            # What staff look up: one user's.
+            {"fields": ["user_id", "-id"]},
+            # And what went wrong: only that.
+            {
+                "fields": ["status", "-id"],
+                "partialFilterExpression": {"status": {"$in": ["FAILED", "UNKNOWN"]}},
+            },
+        ],
+    }
+
+    def __str__(self) -> str:
+        return f"{self.id} {self.kind} {self.status}"

@@ -1,9 +1,10 @@
-"""Transactions as the admin lists them. Unmanaged: `transfers/documents.py` is their truth."""
+"""Transactions and notices as the admin lists them. Unmanaged: `transfers/documents.py` is their truth."""
 
 from __future__ import annotations
 
 from django.db import models
 
+from transfers.notices import NoticeStatus
 from transfers.states import Settlement, Status
 
 
@@ -33,6 +34,29 @@ class TransactionRow(models.Model):
         managed = False
         db_table = "transactions"
         verbose_name = "transaction"
+
+    def __str__(self) -> str:
+        return self.id
+
+
+class NoticeRow(models.Model):
+    """One e-mail, to be read; its attempts are read from the document itself."""
+
+    id = models.CharField(primary_key=True, db_column="_id", max_length=160)
+    kind = models.CharField(max_length=32)
+    user_id = models.CharField(max_length=24)
+    event_id = models.CharField(max_length=240)
+    transaction_id = models.CharField(max_length=160, null=True)
+    status = models.CharField(max_length=16, choices=[(s.value, s.value) for s in NoticeStatus])
+    attempt_count = models.IntegerField(null=True)
+    created_at = models.DateTimeField()
+    finished_at = models.DateTimeField(null=True)
+    next_attempt_at = models.DateTimeField(null=True)
+
+    class Meta:
+        managed = False
+        db_table = "notices"
+        verbose_name = "notice"
 
     def __str__(self) -> str:
         return self.id

@@ -17,11 +17,12 @@ from typing import Any
 from payflow import clock, events, metrics
 from payflow.crashpoints import crash_point
 from payflow.mongodb import collection, unavailable_is_transient
-from transfers import states
+from transfers import notices, states
 from transfers.body import transaction_body
 from transfers.documents import Transaction
 from transfers.selectors import load
 from transfers.states import Failure, Status
+from webhooks.fanout import fan_out
 
 logger = logging.getLogger(__name__)
 Row = dict[str, Any]
@@ -80,7 +81,7 @@ def move(
 
 
 def announce(rows: Iterable[Row], *, new_only: bool = False) -> None:
-    """Publish the events of the rows' last move, or of their whole history. Raises Transient."""
+    """Tell the events of the rows' last move, or of their whole history, to everybody. Raises Transient."""
     told = []
     for row in rows:
         statuses = [Status(step["status"]) for step in row["history"]]
@@ -88,7 +89,9 @@ def announce(rows: Iterable[Row], *, new_only: bool = False) -> None:
         for position, event_type in states.events_of(statuses, since=len(statuses) - 1 if new_only else 0):
             at = row["history"][position]["at"]
             told.append(events.Event(row["_id"], event_type, at, body))
+    fan_out(told)
     events.publish(told)
+    notices.write_down(told)
 
 
 def fail(rows: list[Row], leaving: Status, failure: Failure, *, refunded: bool, tell_all: bool) -> list[Row]:

@@ -29,6 +29,7 @@ from transfers.moves import Row, announce, fail, finish, ids_of, in_status, move
 from transfers.selectors import load
 from transfers.states import Failure, Settlement, Status, WalletView
 from wallets import selectors as wallets
+from webhooks.fanout import fan_out
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +241,7 @@ def announce_failed_refunds(transaction_ids: Collection[str]) -> None:
     waiting = in_status(load(transaction_ids), Status.REFUNDING)
     now = clock.now()
     tell = [Event(row["_id"], EventType.REFUND_FAILED, now, transaction_body(row)) for row in waiting]
+    fan_out(tell)
     events.publish(tell)
 
 

@@ -13,7 +13,7 @@ from payflow import clock
 from payflow.health import Report
 from payflow.mongodb import collection, unavailable_is_transient
 from transfers import states
-from transfers.documents import Transaction, TransferBatch
+from transfers.documents import Notice, Transaction, TransferBatch
 from transfers.states import TERMINAL, Status
 
 QUERY_TIME_MS_MAX = 2_000
@@ -152,6 +152,12 @@ def list_sagas(
     with unavailable_is_transient():
         cursor = collection(Transaction).find(query).sort(*order).limit(limit)
         return list(cursor.max_time_ms(QUERY_TIME_MS_MAX))
+
+
+def find_notice(*, notice_id: str) -> dict[str, Any] | None:
+    """Return one e-mail with its attempts, for staff."""
+    with unavailable_is_transient():
+        return collection(Notice).find_one({"_id": notice_id})
 
 
 def report_saga() -> Report:

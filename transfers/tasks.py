@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import asdict
 from typing import Any
 
 from celery import Task, chain, shared_task
@@ -16,10 +17,11 @@ from django.conf import settings
 from ledger import monitor
 from payflow.crashpoints import crash_point
 from payflow.errors import Transient
-from transfers import inbox, recovery, saga, states
+from transfers import inbox, notices, postman, recovery, saga, states
 from transfers.errors import CreditTimeout
 from transfers.facts import StoredTransactions
 from wallets import services as wallets
+from webhooks import circuit
 
 logger = logging.getLogger(__name__)
 # The id that has waited longest is remembered for so many ticks: some come late.
@@ -131,6 +133,21 @@ def recover() -> None:
 def audit() -> None:
     """Beat's task: verify what is new in the ledger, and freeze the wallets whose chain is broken."""
     monitor.tick(transactions=StoredTransactions(), freeze=wallets.freeze_broken_wallet)
+
+
+@shared_task(name="notifications.send")
+def send_notices() -> None:
+    """Beat's task: send the e-mails that are due."""
+    postman.send_due()
+
+
+@shared_task(name="notifications.webhook_disabled", **RETRY)
+def webhook_disabled(subscription_id: str) -> None:
+    """Write down that the owner of an endpoint is to be told, which ends the asking for it."""
+    notice = circuit.owner_notice(subscription_id=subscription_id)
+    if notice is not None:
+        notices.write_down_disabled(subscription_id=subscription_id, **asdict(notice))
+        circuit.owner_told(subscription_id=subscription_id)
 
 
 def _hand_on(task: Task, transaction_ids: list[str]) -> list[str]:

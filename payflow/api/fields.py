@@ -41,6 +41,22 @@ class StrictCharField(serializers.CharField):
         return super().to_internal_value(data)
 
 
+class FlagField(serializers.Field):
+    """JSON's true or false: words and numbers are not quietly converted."""
+
+    default_error_messages = {"invalid": "Must be true or false."}
+
+    def to_internal_value(self, data: Any) -> bool:
+        """Return the flag."""
+        if not isinstance(data, bool):
+            self.fail("invalid")
+        return data
+
+
+class NoInput(StrictSerializer):
+    """A request whose body says nothing."""
+
+
 class CurrencyField(StrictCharField):
     """An ISO 4217 code that PayFlow handles, in capitals."""
 

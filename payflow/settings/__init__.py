@@ -8,5 +8,6 @@ each variable.
 from payflow.settings.base import *  # noqa: F403 - Django takes settings from one module
 from payflow.settings.documentation import *  # noqa: F403
 from payflow.settings.edge import *  # noqa: F403
+from payflow.settings.mail import *  # noqa: F403
 from payflow.settings.web import *  # noqa: F403
 from payflow.settings.work import *  # noqa: F403

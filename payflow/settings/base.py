@@ -66,6 +66,16 @@ RECEIPT_SIGNING_KEYS, _RECEIPT_KEYS_FAULT = safety.read_receipt_keys(
     env.list("RECEIPT_SIGNING_KEYS", default=[]), is_production=IS_PRODUCTION
 )
 
+# --- Webhooks ---------------------------------------------------------------------------------------------
+
+# The first key seals the secrets of webhooks; all of them open.
+WEBHOOK_SECRET_KEYS, _SEALING_KEYS_FAULT = safety.read_sealing_keys(
+    env.list("WEBHOOK_SECRET_KEYS", default=[]), is_production=IS_PRODUCTION
+)
+# For development: endpoints on this machine, and without TLS.
+WEBHOOK_ALLOW_LOCALHOST = env.bool("WEBHOOK_ALLOW_LOCALHOST", default=not IS_PRODUCTION)
+WEBHOOK_ALLOW_HTTP = env.bool("WEBHOOK_ALLOW_HTTP", default=not IS_PRODUCTION)
+
 # --- Who may deposit --------------------------------------------------------------------------------------
 
 DEPOSITS_OPEN = env.bool("DEPOSITS_OPEN", default=not IS_PRODUCTION)
@@ -122,10 +132,17 @@ if IS_PRODUCTION:
             **{f"JWT_SIGNING_KEY_FALLBACKS ({n})": k for n, k in enumerate(JWT_SIGNING_KEY_FALLBACKS, 1)},
         },
         receipt_keys_fault=_RECEIPT_KEYS_FAULT,
+        sealing_keys_fault=_SEALING_KEYS_FAULT,
         addresses={"MONGODB_URI": MONGODB_URI, "REDIS_URL": REDIS_URL},
         allowed_hosts=env.list("ALLOWED_HOSTS", default=[]),
         debug=DEBUG,
         deposits_open=DEPOSITS_OPEN,
+        webhooks_open={
+            "WEBHOOK_ALLOW_LOCALHOST": WEBHOOK_ALLOW_LOCALHOST,
+            "WEBHOOK_ALLOW_HTTP": WEBHOOK_ALLOW_HTTP,
+        },
     )
 elif _RECEIPT_KEYS_FAULT:
     raise ImproperlyConfigured(f"RECEIPT_SIGNING_KEYS {_RECEIPT_KEYS_FAULT}.")
+elif _SEALING_KEYS_FAULT:
+    raise ImproperlyConfigured(f"WEBHOOK_SECRET_KEYS {_SEALING_KEYS_FAULT}.")

@@ -6,6 +6,7 @@ from math import inf
 
 from payflow import safety
 from payflow.settings.base import IS_PRODUCTION, REDIS_URL, env
+from payflow.settings.mail import NOTIFICATIONS_EVERY_SECONDS
 
 # --- Money and the saga -----------------------------------------------------------------------------------
 
@@ -24,6 +25,11 @@ RECOVERY_BATCH_MAX = env.int("RECOVERY_BATCH_MAX", default=500)
 RECOVERY_LOCK_SECONDS = env.float("RECOVERY_LOCK_SECONDS", default=5.0)
 RECOVERY_TICK_SECONDS_MAX = env.float("RECOVERY_TICK_SECONDS_MAX", default=20.0)
 
+# --- Events -----------------------------------------------------------------------------------------------
+
+# A message is about 1 KB, and Redis keeps them in memory.
+EVENTS_STREAM_LENGTH_MAX = env.int("EVENTS_STREAM_LENGTH_MAX", default=20_000)
+
 # --- The continuous audit ---------------------------------------------------------------------------------
 
 AUDIT_EVERY_SECONDS = env.float("AUDIT_EVERY_SECONDS", default=10.0)
@@ -31,6 +37,36 @@ AUDIT_TICK_SECONDS_MAX = env.float("AUDIT_TICK_SECONDS_MAX", default=5.0)
 AUDIT_NEW_ENTRIES_MAX = env.int("AUDIT_NEW_ENTRIES_MAX", default=5_000)
 AUDIT_OLD_ENTRIES_MAX = env.int("AUDIT_OLD_ENTRIES_MAX", default=1_000)
 AUDIT_WALLETS_MAX = env.int("AUDIT_WALLETS_MAX", default=500)
+
+# --- Webhooks ---------------------------------------------------------------------------------------------
+
+WEBHOOKS_PER_USER_MAX = env.int("WEBHOOKS_PER_USER_MAX", default=20)
+# After a rotation the former secret signs beside the new one for so long.
+WEBHOOK_SECRET_OVERLAP_SECONDS = env.int("WEBHOOK_SECRET_OVERLAP_SECONDS", default=86_400)
+# Looking up the host of a new endpoint takes no longer.
+WEBHOOK_LOOKUP_SECONDS_MAX = env.float("WEBHOOK_LOOKUP_SECONDS_MAX", default=2.0)
+# Where an endpoint may listen; no ports stand for any.
+WEBHOOK_PORTS = (80, 443) if IS_PRODUCTION else ()
+# What a delivery waits for after its first attempt, after its second, and so on; then it is a dead letter.
+WEBHOOK_RETRY_SECONDS = env.list(
+    "WEBHOOK_RETRY_SECONDS", cast=float, default=[5.0, 300.0, 1_800.0, 7_200.0, 18_000.0, 28_800.0, 28_800.0]
+)
+# An attempt has so long to connect, and so long in all, looking up the host's name included.
+WEBHOOK_CONNECT_SECONDS = env.float("WEBHOOK_CONNECT_SECONDS", default=2.0)
+WEBHOOK_TOTAL_SECONDS = env.float("WEBHOOK_TOTAL_SECONDS", default=5.0)
+# An attempt whose worker died is made again after this long.
+WEBHOOK_CLAIM_SECONDS = env.float("WEBHOOK_CLAIM_SECONDS", default=30.0)
+# So many threads of a worker may speak to one endpoint at once, each for so long before it yields to others.
+WEBHOOK_ENDPOINT_CONCURRENCY = env.int("WEBHOOK_ENDPOINT_CONCURRENCY", default=2)
+WEBHOOK_TURN_SECONDS = env.float("WEBHOOK_TURN_SECONDS", default=2.0)
+# An endpoint that failed so often in a row is left alone for so long, then longer and longer.
+WEBHOOK_CIRCUIT_FAILURES = env.int("WEBHOOK_CIRCUIT_FAILURES", default=5)
+WEBHOOK_CIRCUIT_SECONDS = env.float("WEBHOOK_CIRCUIT_SECONDS", default=30.0)
+# One that failed so often in a row, and for so long, is disabled and its owner told.
+WEBHOOK_DISABLE_AFTER_FAILURES = env.int("WEBHOOK_DISABLE_AFTER_FAILURES", default=20)
+WEBHOOK_DISABLE_AFTER_HOURS = env.float("WEBHOOK_DISABLE_AFTER_HOURS", default=72.0)
+WEBHOOK_SWEEP_EVERY_SECONDS = env.float("WEBHOOK_SWEEP_EVERY_SECONDS", default=5.0)
+WEBHOOK_RETENTION_DAYS = env.int("WEBHOOK_RETENTION_DAYS", default=30)
 
 # --- Celery -----------------------------------------------------------------------------------------------
 
@@ -80,10 +116,25 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": RECOVERY_EVERY_SECONDS,
         "options": {"expires": 3 * RECOVERY_EVERY_SECONDS},
     },
+    "send-notifications": {
+        "task": "notifications.send",
+        "schedule": NOTIFICATIONS_EVERY_SECONDS,
+        "options": {"expires": NOTIFICATIONS_EVERY_SECONDS},
+    },
     "audit-what-is-new": {
         "task": "transfers.audit",
         "schedule": AUDIT_EVERY_SECONDS,
         "options": {"expires": AUDIT_EVERY_SECONDS},
+    },
+    "sweep-webhook-deliveries": {
+        "task": "webhooks.sweep",
+        "schedule": WEBHOOK_SWEEP_EVERY_SECONDS,
+        "options": {"expires": 3 * WEBHOOK_SWEEP_EVERY_SECONDS},
+    },
+    "remove-old-webhook-deliveries": {
+        "task": "webhooks.remove_old",
+        "schedule": 600.0,
+        "options": {"expires": 600.0},
     },
 }
 
@@ -91,9 +142,27 @@ CELERY_BEAT_SCHEDULE = {
 safety.refuse_out_of_range(
     [
         ("SAGA_BATCH_MAX", SAGA_BATCH_MAX, 1, 1_000),
+        ("EVENTS_STREAM_LENGTH_MAX", EVENTS_STREAM_LENGTH_MAX, 100, 10_000_000),
         ("AUDIT_NEW_ENTRIES_MAX", AUDIT_NEW_ENTRIES_MAX, 1, inf),
         ("AUDIT_OLD_ENTRIES_MAX", AUDIT_OLD_ENTRIES_MAX, 1, inf),
         ("AUDIT_WALLETS_MAX", AUDIT_WALLETS_MAX, 1, inf),
+        ("WEBHOOK_RETRY_SECONDS", min(WEBHOOK_RETRY_SECONDS, default=0.0), 0, inf),
+        ("WEBHOOK_RETRY_SECONDS", max(WEBHOOK_RETRY_SECONDS, default=0.0), 0, 30 * 86_400),
+        ("WEBHOOK_CONNECT_SECONDS", WEBHOOK_CONNECT_SECONDS, 0.1, 30),
+        ("WEBHOOK_TOTAL_SECONDS", WEBHOOK_TOTAL_SECONDS, 0.1, 30),
+        # Longer than any attempt, or it would be made twice.
+        ("WEBHOOK_CLAIM_SECONDS", WEBHOOK_CLAIM_SECONDS, WEBHOOK_TOTAL_SECONDS + 2, 3_600),
+        ("WEBHOOK_ENDPOINT_CONCURRENCY", WEBHOOK_ENDPOINT_CONCURRENCY, 1, 100),
+        ("WEBHOOK_TURN_SECONDS", WEBHOOK_TURN_SECONDS, 0.1, 20),
+        ("WEBHOOK_CIRCUIT_FAILURES", WEBHOOK_CIRCUIT_FAILURES, 1, inf),
+        ("WEBHOOK_CIRCUIT_SECONDS", WEBHOOK_CIRCUIT_SECONDS, 0, 900),
+        ("WEBHOOK_DISABLE_AFTER_FAILURES", WEBHOOK_DISABLE_AFTER_FAILURES, 1, inf),
+        ("WEBHOOK_DISABLE_AFTER_HOURS", WEBHOOK_DISABLE_AFTER_HOURS, 0, inf),
+        ("WEBHOOK_SWEEP_EVERY_SECONDS", WEBHOOK_SWEEP_EVERY_SECONDS, 0.1, 3_600),
+        ("WEBHOOK_RETENTION_DAYS", WEBHOOK_RETENTION_DAYS, 1, inf),
+        ("WEBHOOKS_PER_USER_MAX", WEBHOOKS_PER_USER_MAX, 1, 1_000),
+        ("WEBHOOK_SECRET_OVERLAP_SECONDS", WEBHOOK_SECRET_OVERLAP_SECONDS, 0, inf),
+        ("WEBHOOK_LOOKUP_SECONDS_MAX", WEBHOOK_LOOKUP_SECONDS_MAX, 0.1, 10),
         (
             "CELERY_VISIBILITY_TIMEOUT_SECONDS",
             _VISIBILITY_TIMEOUT_SECONDS,

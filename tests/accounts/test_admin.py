@@ -128,10 +128,15 @@ def test_nobody_deactivates_themselves(staff: Client) -> None:
 def test_the_form_saves_what_it_shows_and_cannot_deactivate(staff: Client) -> None:
     alice = UserFactory(email="alice@example.com")
     assert staff.get(page_of(alice)).status_code == 200
-    changed = {"email": "ALICE@Example.org", "name": "Alicia", "phone": "", "is_active": ""}
+    changed = {
+        "email": "ALICE@Example.org", "name": "Alicia", "phone": "", "is_active": "", "locale": "de_DE",
+    }  # fmt: skip
     assert staff.post(page_of(alice), changed).status_code == 302
     alice.refresh_from_db()
     assert (alice.email, alice.name, alice.is_active) == ("alice@example.org", "Alicia", True)
+    assert (alice.locale, alice.email_notifications) == ("de_DE", False)
+    response = staff.post(page_of(alice), {**changed, "locale": "../etc"})
+    assert "Enter a locale such as" in response.content.decode()
 
 
 def test_saving_the_form_does_not_undo_a_deactivation_made_meanwhile(
@@ -145,7 +150,10 @@ def test_saving_the_form_does_not_undo_a_deactivation_made_meanwhile(
         clean(self)
 
     monkeypatch.setattr(User, "clean", deactivate_meanwhile)
-    assert staff.post(page_of(alice), {"email": alice.email, "name": "Alicia"}).status_code == 302
+    assert (
+        staff.post(page_of(alice), {"email": alice.email, "name": "Alicia", "locale": "en_US"}).status_code
+        == 302
+    )
     alice.refresh_from_db()
     assert (alice.name, alice.is_active) == ("Alicia", False)
 
@@ -208,10 +216,8 @@ def test_nobody_deletes_users(staff: Client) -> None:
 def test_a_helper_hands_out_no_privileges() -> None:
     user = helper("change_user", "view_user")
     client = browser(user)
-    assert (
-        client.post(page_of(user), {"email": user.email, "name": "Me", "is_superuser": "on"}).status_code
-        == 302
-    )
+    changed = {"email": user.email, "name": "Me", "locale": "en_US", "is_superuser": "on"}
+    assert client.post(page_of(user), changed).status_code == 302
     user.refresh_from_db()
     assert (user.name, user.is_superuser) == ("Me", False)
 

@@ -23,7 +23,10 @@ from wallets.documents import Wallet
 JSON = "application/json"
 # One for all clients: the middleware reads every static file's name when it starts.
 _handler = ClientHandler(enforce_csrf_checks=False)
-FACTS = ("api_keys", "ledger_entries", "transactions", "transfer_batches", "users", "wallets")
+FACTS = (
+    "api_keys", "ledger_entries", "transactions", "transfer_batches", "users", "wallets",
+    "webhook_deliveries", "webhook_subscriptions",
+)  # fmt: skip
 
 
 class Api(Client):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,16 +20,20 @@ from tests.accounts.factories import PASSWORD
 from tests.accounts.keys import mint
 from tests.api.client import Api, Party, assert_problem, join, nothing_changes
 from transfers import saga
+from webhooks import fanout
+from webhooks import services as webhooks
+from webhooks.documents import Delivery
 
 OWNERS_SESSION = "0" * 32
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 ACTORS = ("anonymous", "stranger", "owner", "staff")
 # These answer people, in HTML, and have their own tests.
-EXCLUDED = ("/admin/", "/docs", "/redoc", "/static/")
+EXCLUDED = ("/admin/", "/auth/unsubscribe", "/docs", "/redoc", "/static/")
 
 EVERYONE, CREATES = (200, 200, 200, 200), (401, 201, 201, 201)
 PAYMENT = {"receiver_email": "receiver@example.com", "amount": "1.00"}
 USERS, OWNERS, STAFF = (401, 200, 200, 200), (401, 404, 200, 200), (401, 403, 403, 200)
+OWNER_ONLY, OWNER_SENDS = (401, 404, 200, 404), (401, 404, 202, 404)
 
 # What an anonymous caller, a stranger, the owner and staff get for a good request.
 ROWS = {
@@ -51,6 +56,7 @@ ROWS = {
     "POST /auth/api-keys": CREATES,
     "GET /auth/api-keys/<pk>": (401, 404, 200, 404),
     "DELETE /auth/api-keys/<pk>": (401, 404, 204, 404),
+    "PATCH /auth/me": USERS,
     "GET /wallets": USERS,
     "POST /wallets": CREATES,
     "GET /wallets/me": USERS,
@@ -64,6 +70,16 @@ ROWS = {
     "POST /transactions/batch": CREATES,
     "GET /transactions/batch/<pk>": OWNERS,
     "GET /transactions/<pk>/receipt": OWNERS,
+    "GET /webhooks": USERS,
+    "POST /webhooks": CREATES,
+    "GET /webhooks/<pk>": OWNER_ONLY,
+    "PATCH /webhooks/<pk>": OWNER_ONLY,
+    "DELETE /webhooks/<pk>": (401, 404, 204, 404),
+    "POST /webhooks/<pk>/rotate-secret": OWNER_ONLY,
+    "POST /webhooks/<pk>/test": OWNER_SENDS,
+    "GET /webhooks/<pk>/logs": OWNER_ONLY,
+    "POST /webhooks/<pk>/logs/<delivery>/redeliver": OWNER_SENDS,
+    "GET /webhooks/<pk>/events": OWNER_ONLY,
     "GET /ledger/keys": EVERYONE,
     "GET /ledger/simulation": STAFF,
     "POST /ledger/simulation": STAFF,
@@ -97,12 +113,14 @@ LOCKED = [door for door in DOORS if ROWS.get(door, USERS)[0] == 401]
 
 @dataclass(frozen=True)
 class World:
-    """Everybody, with a transaction of the owner's that has ended."""
+    """Everybody, with a transaction of the owner's that has ended, and a webhook that was told of it."""
 
     people: dict[str, Party]
     transaction_id: str
     batch_id: str
     api_key_id: str
+    webhook_id: str
+    delivery_id: str
 
     def client(self, actor: str) -> Api:
         return self.people[actor].api if actor in self.people else Api()
@@ -110,20 +128,21 @@ class World:
     def knock(self, client: Api, door: str) -> Any:
         """Make a good request."""
         method, route = door.split(" ")
-        path = route.replace("<pk>", self.pk(route))
+        path = route.replace("<pk>", self.pk(route)).replace("<delivery>", self.delivery_id)
         if method in {"GET", "DELETE"}:
             return client.generic(method, path)
-        return client.post_json(path, self.body(route))
+        return client.send(method, path, json.dumps(self.body(route)).encode())
 
     def pk(self, route: str) -> str:
         """Return the id of what is the owner's at `route`."""
-        if route.startswith("/auth/sessions"):
-            return OWNERS_SESSION
-        if route.startswith("/auth/api-keys"):
-            return self.api_key_id
-        if route.startswith("/transactions/batch"):
-            return self.batch_id
-        return self.transaction_id if route.startswith("/transactions") else self.people["owner"].wallet.id
+        ids = {
+            "/auth/sessions": OWNERS_SESSION,
+            "/auth/api-keys": self.api_key_id,
+            "/transactions/batch": self.batch_id,
+            "/transactions": self.transaction_id,
+            "/webhooks": self.webhook_id,
+        }
+        return next((ids[start] for start in ids if route.startswith(start)), self.people["owner"].wallet.id)
 
     def body(self, route: str) -> dict[str, Any]:
         """Return a body that `route` takes."""
@@ -140,6 +159,7 @@ class World:
             "/wallets/me/withdraw": {"amount": "1.00"},
             "/transactions": PAYMENT,
             "/transactions/batch": {"transfers": [PAYMENT]},
+            "/webhooks": {"url": "http://127.0.0.1:9/", "events": ["TRANSACTION_COMPLETED"]},
             "/ledger/simulation": {"enabled": False},
         }.get(route, {})
 
@@ -155,7 +175,13 @@ def world() -> World:
     sessions.open_family(
         user_id=people["owner"].id, family=OWNERS_SESSION, jti="x", expires_at=int(time.time()) + 60
     )
-    return World(people, started["id"], batch["id"], mint(people["owner"].user).key.id)
+    webhook, _ = webhooks.create_subscription(
+        user_id=people["owner"].id, url="http://127.0.0.1:9/", events=["TRANSACTION_COMPLETED"]
+    )
+    delivery_id = fanout.send_test(subscription_id=webhook.id, user_id=webhook.user_id)
+    Delivery.objects(id=delivery_id).update(set__status="DEAD")
+    key = mint(people["owner"].user).key
+    return World(people, started["id"], batch["id"], key.id, webhook.id, delivery_id)
 
 
 def test_every_route_and_method_has_a_row() -> None:
@@ -188,7 +214,7 @@ def refusal_of_a_method(route: str, actor: str) -> tuple[int, str]:
 
 @pytest.mark.parametrize("route", ROUTES)
 def test_a_method_that_a_route_does_not_take_is_refused(world: World, route: str) -> None:
-    path = route.replace("<pk>", world.transaction_id)
+    path = route.replace("<pk>", world.transaction_id).replace("<delivery>", world.delivery_id)
     not_taken = sorted({*METHODS, "TRACE", "BREW"} - set(ROUTES[route]))
     with nothing_changes():
         for actor, method in product(ACTORS, not_taken):
@@ -232,5 +258,6 @@ def test_a_deactivated_user_changes_nothing(world: World, door: str, actor: str)
 def test_the_body_is_not_looked_at_before_the_caller_is_known(world: World, door: str) -> None:
     method, route = door.split(" ")
     with nothing_changes():
-        response = Api().send(method, route.replace("<pk>", "x"), b"\xff{", "text/xml")
+        path = route.replace("<pk>", "x").replace("<delivery>", "x")
+        response = Api().send(method, path, b"\xff{", "text/xml")
         assert_problem(response, 401, "not_authenticated")

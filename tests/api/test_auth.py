@@ -45,6 +45,8 @@ def test_registering_answers_with_the_user_and_tokens_and_opens_a_wallet() -> No
         "name": "Alice",
         "email": "alice@example.com",
         "phone": "+14155550123",
+        "locale": "en_US",
+        "email_notifications": True,
     }
     assert datetime.strptime(created_at, "%Y-%m-%dT%H:%M:%S.%f%z")
     assert created_at.endswith("Z")

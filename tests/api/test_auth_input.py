@@ -177,7 +177,7 @@ def test_a_body_of_two_megabytes_is_refused_and_changes_nothing(session: dict[st
 
 @pytest.mark.parametrize("path", [*ENDPOINTS, "/auth/me"])
 def test_another_method_is_refused(session: dict[str, Any], path: str) -> None:
-    for method in ("PUT", "PATCH", "DELETE", "POST" if path == "/auth/me" else "GET"):
+    for method in ("PUT", "DELETE", *(("POST",) if path == "/auth/me" else ("PATCH", "GET"))):
         response = call(method, path, {}, access=session["access"])
         assert_problem(response, 405, "method_not_allowed")
         assert response["Allow"]

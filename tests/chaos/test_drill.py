@@ -31,6 +31,7 @@ PRODUCTION = {
     "DJANGO_SECRET_KEY": "a" * 40,
     "JWT_SIGNING_KEY": "b" * 40,
     "RECEIPT_SIGNING_KEYS": f"receipts-1:{'Ab1_' * 10}AbE",
+    "WEBHOOK_SECRET_KEYS": "s3cr3tOfHooksZg5vX2k9Lr0QmTqW7eYbH3JuNcD4aE=",
     "MONGODB_URI": "mongodb://nowhere.invalid",
     "REDIS_URL": "redis://nowhere.invalid",
     "ALLOWED_HOSTS": "pay.example",

@@ -112,7 +112,8 @@ def _transfers(
     folder: Path, sizes: Sizes, report: dict[str, Any], options: argparse.Namespace, console: Console
 ) -> dict[str, Any]:
     flower_port = None if options.no_flower else free_port()
-    stack = Stack(folder, free_port(), flower_port, free_port())
+    # Mails are sent at a pace of their own, whatever the load; here they would only add noise.
+    stack = Stack(folder, free_port(), flower_port, free_port(), {"NOTIFICATIONS_ENABLED": "false"})
     console.print("Transfers: a stack of its own")
     with stack:
         # What supervises the stack belongs to it; this process is as large as `make run`'s.

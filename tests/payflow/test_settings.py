@@ -9,18 +9,23 @@ import sys
 import pytest
 from django.conf import settings
 
+from payflow import safety
+
 SECRET = "s3cr3t-value-that-must-never-be-printed-a"
 OTHER_SECRET = "s3cr3t-value-that-must-never-be-printed-b"
+SEALING_KEY = "s3cr3tOfHooksZg5vX2k9Lr0QmTqW7eYbH3JuNcD4aE="
 SAFE = {
     "PAYFLOW_ENV": "production",
     "DJANGO_SECRET_KEY": SECRET,
     "JWT_SIGNING_KEY": OTHER_SECRET,
     "RECEIPT_SIGNING_KEYS": f"receipts-1:{'Ab1_' * 10}AbE",
+    "WEBHOOK_SECRET_KEYS": SEALING_KEY,
     "MONGODB_URI": "mongodb://ledger:s3cr3t-password@db.example/payflow",
     "REDIS_URL": "redis://:s3cr3t-password@cache.example:6379/0",
     "ALLOWED_HOSTS": "pay.example",
 }
 PUBLISHED = "development-only-secret-never-use-it-where-money-is-real"
+PUBLISHED_SEALING_KEY = safety.read_sealing_keys([], is_production=True)[0][0]
 
 
 def check(environment: dict[str, str | None]) -> subprocess.CompletedProcess[str]:
@@ -45,6 +50,17 @@ def _no_dotenv_file() -> None:
 
 def test_starts_with_safe_settings() -> None:
     done = check(SAFE)
+    assert done.returncode == 0, done.stderr
+    assert "s3cr3t" not in done.stdout + done.stderr
+
+
+def test_starts_with_safe_mail() -> None:
+    mail = {
+        "EMAIL_URL": "smtp+tls://payflow:s3cr3t@mail.example:587",
+        "DEFAULT_FROM_EMAIL": "PayFlow <payments@pay.example>",
+        "PUBLIC_URL": "https://pay.example",
+    }
+    done = check({**SAFE, **mail})
     assert done.returncode == 0, done.stderr
     assert "s3cr3t" not in done.stdout + done.stderr
 
@@ -78,6 +94,21 @@ UNSAFE: list[tuple[dict[str, str | None], str]] = [
     ({"REDIS_URL": None}, "REDIS_URL is not set"),
     ({"PAYFLOW_DEBUG": "true"}, "PAYFLOW_DEBUG is on"),
     ({"DEPOSITS_OPEN": "true"}, "DEPOSITS_OPEN is on"),
+    ({"WEBHOOK_SECRET_KEYS": None}, "WEBHOOK_SECRET_KEYS is not set"),
+    (
+        {"WEBHOOK_SECRET_KEYS": "s3cr3t"},
+        "WEBHOOK_SECRET_KEYS cannot be used: key 1 is not 32 bytes in base64url",
+    ),
+    ({"WEBHOOK_SECRET_KEYS": f"{SEALING_KEY},s3cr3t"}, "WEBHOOK_SECRET_KEYS cannot be used: key 2 is not 32"),
+    ({"WEBHOOK_SECRET_KEYS": f"{SEALING_KEY},{SEALING_KEY}"}, "WEBHOOK_SECRET_KEYS names one key twice"),
+    ({"WEBHOOK_SECRET_KEYS": "A" * 43 + "="}, "WEBHOOK_SECRET_KEYS is weak: key 1 is not random"),
+    (
+        {"WEBHOOK_SECRET_KEYS": f"{SEALING_KEY},{PUBLISHED_SEALING_KEY}"},
+        "WEBHOOK_SECRET_KEYS holds the published development key",
+    ),
+    ({"WEBHOOK_ALLOW_LOCALHOST": "true"}, "WEBHOOK_ALLOW_LOCALHOST is on"),
+    ({"WEBHOOK_ALLOW_HTTP": "true"}, "WEBHOOK_ALLOW_HTTP is on"),
+    ({"WEBHOOKS_PER_USER_MAX": "0"}, "WEBHOOKS_PER_USER_MAX must be from 1 to 1000"),
     ({"ALLOWED_HOSTS": None}, "ALLOWED_HOSTS does not name"),
     ({"ALLOWED_HOSTS": "*"}, "ALLOWED_HOSTS does not name"),
     ({"ALLOWED_HOSTS": "pay.example,*"}, "ALLOWED_HOSTS does not name"),
@@ -87,6 +118,12 @@ UNSAFE: list[tuple[dict[str, str | None], str]] = [
     ({"AUDIT_NEW_ENTRIES_MAX": "-5"}, "AUDIT_NEW_ENTRIES_MAX must be at least 1"),
     ({"AUDIT_OLD_ENTRIES_MAX": "0"}, "AUDIT_OLD_ENTRIES_MAX must be at least 1"),
     ({"CELERY_VISIBILITY_TIMEOUT_SECONDS": "59"}, "CELERY_VISIBILITY_TIMEOUT_SECONDS must be at least 60"),
+    ({"EMAIL_URL": "smtp://payflow:s3cr3t@mail.example"}, "EMAIL_URL would send its password unencrypted"),
+    ({"EMAIL_URL": "smtp+tls://mail.example:s3cr3t"}, "EMAIL_URL is no address of a mail server"),
+    ({"EMAIL_URL": "smtp://mail.example", "PUBLIC_URL": "http://pay.example"}, "PUBLIC_URL is not the https"),
+    ({"EMAIL_URL": "smtp://mail.example"}, "DEFAULT_FROM_EMAIL does not say who sends"),
+    ({"NOTIFICATIONS_ENABLED": "true"}, "EMAIL_URL does not name an SMTP server"),
+    ({"NOTIFICATIONS_CLAIM_SECONDS": "29"}, "NOTIFICATIONS_CLAIM_SECONDS must be at least 30"),
     ({"MONGODB_TIMEOUT_MS": "s3cr3t"}, "MONGODB_TIMEOUT_MS is not a number"),
     ({"REDIS_TIMEOUT_SECONDS": "s3cr3t"}, "REDIS_TIMEOUT_SECONDS is not a number"),
     ({"RATE_LIMIT_TRANSACTIONS": "s3cr3t"}, "RATE_LIMIT_TRANSACTIONS must be a rate such as 300/m"),

@@ -1,0 +1,69 @@
+"""E-mail, and what people are told by it."""
+
+from __future__ import annotations
+
+from math import inf
+
+import environ
+from django.core.exceptions import ImproperlyConfigured
+
+from payflow import safety
+from payflow.settings.base import ENVIRONMENT, IS_PRODUCTION, env
+
+# --- How it leaves ----------------------------------------------------------------------------------------
+
+_OFF = "dummymail://"
+_URLS = {"production": _OFF, "development": "consolemail://", "test": "memorymail://"}
+_EMAIL_URL = env.str("EMAIL_URL", default=_URLS[ENVIRONMENT])
+try:
+    _EMAIL = environ.Env.email_url_config(_EMAIL_URL)
+except (ValueError, ImproperlyConfigured):
+    raise ImproperlyConfigured("EMAIL_URL is no address of a mail server.") from None
+_IS_SMTP = _EMAIL["EMAIL_BACKEND"].endswith("smtp.EmailBackend")
+# Ours tells apart what was refused and what may have been accepted.
+EMAIL_BACKEND = "payflow.smtp.SmtpBackend" if _IS_SMTP else _EMAIL["EMAIL_BACKEND"]
+EMAIL_HOST = _EMAIL["EMAIL_HOST"] or "localhost"
+EMAIL_PORT = _EMAIL["EMAIL_PORT"] or 25
+EMAIL_HOST_USER = _EMAIL["EMAIL_HOST_USER"] or ""
+EMAIL_HOST_PASSWORD = _EMAIL["EMAIL_HOST_PASSWORD"] or ""
+EMAIL_USE_TLS = _EMAIL.get("EMAIL_USE_TLS", False)
+EMAIL_USE_SSL = _EMAIL.get("EMAIL_USE_SSL", False)
+EMAIL_FILE_PATH = _EMAIL["EMAIL_FILE_PATH"]
+EMAIL_TIMEOUT = env.float("EMAIL_TIMEOUT_SECONDS", default=10.0)
+DEFAULT_FROM_EMAIL = env.str("DEFAULT_FROM_EMAIL", default="PayFlow <payflow@localhost>")
+
+# --- Notifications ----------------------------------------------------------------------------------------
+
+# Under which address people reach this service: links in mails begin with it.
+PUBLIC_URL = env.str("PUBLIC_URL", default="http://localhost:8000").rstrip("/")
+NOTIFICATIONS_ENABLED = env.bool("NOTIFICATIONS_ENABLED", default=_EMAIL_URL != _OFF)
+NOTIFICATIONS_EVERY_SECONDS = env.float("NOTIFICATIONS_EVERY_SECONDS", default=2.0)
+# One tick sends no more, and begins nothing after so long: mails must not take the machine from transfers.
+NOTIFICATIONS_BATCH_MAX = env.int("NOTIFICATIONS_BATCH_MAX", default=50)
+NOTIFICATIONS_TICK_SECONDS_MAX = env.float("NOTIFICATIONS_TICK_SECONDS_MAX", default=20.0)
+# Whoever has taken a mail and not said what became of it after so long has died.
+NOTIFICATIONS_CLAIM_SECONDS = env.float("NOTIFICATIONS_CLAIM_SECONDS", default=120.0)
+NOTIFICATIONS_ATTEMPTS_MAX = env.int("NOTIFICATIONS_ATTEMPTS_MAX", default=8)
+
+safety.refuse_out_of_range(
+    [
+        ("EMAIL_TIMEOUT_SECONDS", EMAIL_TIMEOUT, 0.1, 60),
+        ("NOTIFICATIONS_BATCH_MAX", NOTIFICATIONS_BATCH_MAX, 1, 1_000),
+        ("NOTIFICATIONS_ATTEMPTS_MAX", NOTIFICATIONS_ATTEMPTS_MAX, 1, 20),
+        # A tick ends with its last mail: what it took must still be its own then.
+        (
+            "NOTIFICATIONS_CLAIM_SECONDS",
+            NOTIFICATIONS_CLAIM_SECONDS,
+            NOTIFICATIONS_TICK_SECONDS_MAX + EMAIL_TIMEOUT,
+            inf,
+        ),
+    ]
+)
+if IS_PRODUCTION and NOTIFICATIONS_ENABLED:
+    safety.refuse_unsafe_mail(
+        is_smtp=_IS_SMTP,
+        has_password=bool(EMAIL_HOST_PASSWORD),
+        is_encrypted=EMAIL_USE_TLS or EMAIL_USE_SSL,
+        sender=DEFAULT_FROM_EMAIL,
+        public_url=PUBLIC_URL,
+    )

@@ -1,0 +1,44 @@
+"""Sending by SMTP (RFC 5321) in a way that says what became of a mail.
+
+What must stay true: OutcomeUnknown is raised whenever the server may have accepted the mail without our
+hearing so, and never when it said no, or was not given the mail at all.
+"""
+
+from __future__ import annotations
+
+import smtplib
+from typing import Any
+
+from django.core.mail.backends.smtp import EmailBackend
+
+
+class OutcomeUnknown(Exception):  # noqa: N818 - it reads as what happened
+    """The connection ended between the handing over of a mail and the server's answer to it."""
+
+
+class _Telling(smtplib.SMTP):
+    def data(self, msg: Any) -> tuple[int, bytes]:
+        """Send the mail itself. Up to here it is certain that the server has nothing to accept."""
+        try:
+            code, said = super().data(msg)
+        except smtplib.SMTPDataError:
+            raise  # it would not take the mail
+        except OSError as error:  # smtplib's own errors are of this kind, too
+            raise OutcomeUnknown from error
+        # 250 is a yes, 4yz and 5yz are a no (RFC 5321, 4.2.1); what else it says here, nobody can tell.
+        if code != 250 and not 400 <= code <= 599:
+            raise OutcomeUnknown
+        return code, said
+
+
+class _TellingTls(_Telling, smtplib.SMTP_SSL):
+    pass
+
+
+class SmtpBackend(EmailBackend):
+    """Django's SMTP backend, which also raises OutcomeUnknown."""
+
+    @property
+    def connection_class(self) -> type[smtplib.SMTP]:
+        """Return the protocol's client, with TLS from the first byte or not."""
+        return _TellingTls if self.use_ssl else _Telling

@@ -1,0 +1,91 @@
+"""A mail server on loopback that speaks SMTP and answers as it is told to, and the postman as a process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from email import message_from_bytes, policy
+from email.message import EmailMessage
+from typing import Any
+
+from aiosmtpd.controller import Controller
+from django.conf import settings
+
+from payflow.stack.embedded import free_port
+
+
+class Sink:
+    """What it was given, and what it says: each list of answers from its start, then yes."""
+
+    def __init__(self) -> None:
+        self.mails: list[EmailMessage] = []
+        self.port = free_port()
+        self.rcpt: list[str] = []
+        self.data: list[str] = []
+        self._controller: Controller | None = None
+
+    def start(self) -> None:
+        self._controller = Controller(self, hostname="127.0.0.1", port=self.port)
+        self._controller.start()
+
+    def stop(self) -> None:
+        if self._controller is not None:
+            self._controller.stop()
+            self._controller = None
+
+    @property
+    def ids(self) -> list[str]:
+        """The mails' Message-IDs, which name their notices."""
+        return [mail["Message-ID"].removeprefix("<").partition("@")[0] for mail in self.mails]
+
+    @property
+    def url(self) -> str:
+        return f"smtp://127.0.0.1:{self.port}"
+
+    async def handle_RCPT(  # noqa: N802 - aiosmtpd's name
+        self, server: Any, session: Any, envelope: Any, address: str, options: Any
+    ) -> str:
+        answer = self.rcpt.pop(0) if self.rcpt else "250 OK"
+        if answer == "close":
+            server.transport.close()
+        elif answer.startswith("250"):
+            envelope.rcpt_tos.append(address)
+        return answer
+
+    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:  # noqa: N802
+        answer = self.data.pop(0) if self.data else "250 OK"
+        if not answer.startswith(("4", "5")):
+            self.mails.append(message_from_bytes(envelope.content, policy=policy.default))
+        if answer == "close":
+            server.transport.close()
+        return answer
+
+
+@contextmanager
+def listening_sink() -> Iterator[Sink]:
+    sink = Sink()
+    sink.start()
+    try:
+        yield sink
+    finally:
+        sink.stop()
+
+
+def postman_process(sink: Sink, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+    """One round of the postman in a process group of its own."""
+    script = "import django; django.setup(); from transfers import postman; postman.send_due()"
+    return subprocess.Popen(
+        [sys.executable, "-c", script],
+        cwd=settings.BASE_DIR,
+        env={
+            **os.environ,
+            "DJANGO_SETTINGS_MODULE": "payflow.settings",
+            "EMAIL_URL": sink.url,
+            "NOTIFICATIONS_ENABLED": "true",
+            **(env or {}),
+        },
+        start_new_session=True,
+    )

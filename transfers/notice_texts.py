@@ -1,0 +1,102 @@
+"""What notices say, as text and as HTML. Pure but for reading its templates.
+
+What must stay true: what people have written (names, descriptions, addresses) stays on its own line and in
+its own element: it makes no header, no mark-up and no sentence of ours.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.template.loader import render_to_string
+
+from payflow.locales import amount_text, time_text
+from transfers.notices import Kind
+
+TEXT_LENGTH_MAX = 255
+# By webhooks' own words for it.
+_WHY_DISABLED = {
+    "GONE": "It answered 410: it is gone for good.",
+    "FAILING": "It has failed too often, for too long.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A mail's subject and its two bodies."""
+
+    subject: str
+    text: str
+    html: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Content:
+    headline: str
+    sentences: list[str]
+    facts: list[tuple[str, str]] = field(default_factory=list)
+
+
+def transfer_letter(
+    kind: Kind, row: Mapping[str, Any], *, other_name: str, locale: str, unsubscribe_url: str
+) -> Letter:
+    """Return the mail about an ended transaction; `other_name` is the other party's."""
+    amount = amount_text(row["amount_minor"], row["currency"], locale)
+    other = one_line(other_name) or "somebody"
+    at = time_text(row["completed_at"], locale)
+    facts = [
+        ("Amount", amount),
+        ("From" if kind is Kind.RECEIVED else "To", other),
+        ("Description", one_line(row.get("description") or "")),
+        ("Time", at),
+        ("Transaction", row["_id"]),
+    ]
+    if kind is Kind.SENT:
+        headline, sentences = f"You sent {amount} to {other}", ["The money has arrived."]
+    elif kind is Kind.RECEIVED:
+        headline, sentences = f"You received {amount} from {other}", ["The money is in your wallet."]
+    else:
+        headline = f"Your payment of {amount} to {other} failed"
+        failure = row["failure"]
+        money = "All of the money is back in your wallet." if failure["refunded"] else "Nothing was taken."
+        sentences = [one_line(failure["detail"]), money]
+    return _letter(_Content(headline, sentences, [(k, v) for k, v in facts if v]), unsubscribe_url)
+
+
+def disabled_letter(facts: Mapping[str, Any], *, locale: str, unsubscribe_url: str) -> Letter:
+    """Return the mail about an endpoint to which nothing is sent any more."""
+    content = _Content(
+        "Your webhook endpoint was disabled",
+        [
+            _WHY_DISABLED.get(facts["reason"], "It could not be reached."),
+            "Nothing is sent to it until you enable it again; what it has missed can be fetched then.",
+        ],
+        [
+            ("Address", one_line(facts["url"])),
+            ("Webhook", one_line(facts["subscription_id"])),
+            ("Since", time_text(facts["since"], locale)),
+        ],
+    )
+    return _letter(content, unsubscribe_url)
+
+
+def one_line(text: str) -> str:
+    """Return text without what breaks lines, steers or turns around; bounded."""
+    kept = "".join(" " if unicodedata.category(char) in _STEERING else char for char in text)
+    return " ".join(kept.split())[:TEXT_LENGTH_MAX]
+
+
+# Unicode general categories: controls, format characters, surrogates, private use, line and paragraph ends.
+_STEERING = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
+
+
+def _letter(content: _Content, unsubscribe_url: str) -> Letter:
+    context = {"content": content, "unsubscribe_url": unsubscribe_url}
+    return Letter(
+        content.headline,
+        render_to_string("notices/notice.txt", context),
+        render_to_string("notices/notice.html", context),
+    )

@@ -1,0 +1,121 @@
+"""Notices: who is to be told what by e-mail, written down before a transaction leaves recovery's list.
+
+What must stay true:
+- A notice is made of an event and a recipient, and so is its id: however often an event is announced, there
+  is one notice for each recipient.
+- The saga looks up no user here. Whether somebody wants mails is asked when theirs is sent.
+
+Both parties hear of a transfer that was made: money moved on both accounts. Of one that failed only the
+sender hears: nothing happened on the receiver's account, and that somebody tried, or could not pay, is not
+for others to know.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from django.conf import settings
+from pymongo.errors import BulkWriteError
+
+from payflow import clock
+from payflow.crashpoints import crash_point
+from payflow.events import Event, EventType
+from payflow.mongodb import DUPLICATE_KEY_CODE, collection, unavailable_is_transient
+from transfers.documents import Notice
+
+Row = dict[str, Any]
+
+
+class Kind(StrEnum):
+    """What a notice tells of."""
+
+    SENT = "TRANSFER_SENT"
+    RECEIVED = "TRANSFER_RECEIVED"
+    FAILED = "TRANSFER_FAILED"
+    WEBHOOK_DISABLED = "WEBHOOK_DISABLED"
+
+
+class NoticeStatus(StrEnum):
+    """Where a notice stands.
+
+    SENDING: the server may be given it at any moment. UNKNOWN: it was, perhaps, and nobody heard the answer.
+    SKIPPED: the recipient wants no mails or cannot be found.
+    """
+
+    PENDING = "PENDING"
+    SENDING = "SENDING"
+    SENT = "SENT"
+    FAILED = "FAILED"
+    UNKNOWN = "UNKNOWN"
+    SKIPPED = "SKIPPED"
+
+
+def recipients_of(event: Event) -> list[tuple[Kind, str]]:
+    """Return what to tell to whom, user ids."""
+    if event.type is EventType.TRANSACTION_COMPLETED:
+        return [(Kind.SENT, event.data["sender_id"]), (Kind.RECEIVED, event.data["receiver_id"])]
+    if event.type is EventType.TRANSACTION_FAILED:
+        return [(Kind.FAILED, event.data["sender_id"])]
+    return []
+
+
+def notice_id(event_id: str, user_id: str, at: datetime) -> str:
+    """Return the id of one event's notice for one user: always the same, ordered by the event's time."""
+    digest = hashlib.sha256(f"{event_id} {user_id}".encode()).hexdigest()
+    return f"ntf_{clock.epoch_ms(at):012x}{digest[:20]}"
+
+
+def write_down(events: Iterable[Event]) -> None:
+    """Write down the notices that events call for, where they are not yet. Raises Transient."""
+    if not settings.NOTIFICATIONS_ENABLED:
+        return
+    rows = [
+        _row(kind, user_id, event.id, event.created_at, transaction_id=event.transaction_id)
+        for event in events
+        for kind, user_id in recipients_of(event)
+    ]
+    if rows:
+        _insert(rows, lasting=False)
+        crash_point("notices.written")
+
+
+def write_down_disabled(
+    *, subscription_id: str, user_id: str, url: str, reason: str, since: datetime
+) -> None:
+    """Write down that an endpoint was disabled, once for each time `since` it was. Raises Transient."""
+    if settings.NOTIFICATIONS_ENABLED:
+        event_id = f"{subscription_id}:disabled:{clock.epoch_ms(since)}"
+        facts = {"subscription_id": subscription_id, "url": url, "reason": reason, "since": since}
+        _insert([_row(Kind.WEBHOOK_DISABLED, user_id, event_id, since, facts=facts)], lasting=True)
+
+
+def _row(kind: Kind, user_id: str, event_id: str, at: datetime, **more: Any) -> Row:
+    now = clock.now()
+    return {
+        "_id": notice_id(event_id, user_id, at),
+        "kind": kind.value,
+        "user_id": user_id,
+        "event_id": event_id,
+        "status": NoticeStatus.PENDING.value,
+        "created_at": now,
+        "next_attempt_at": now,
+        **more,
+    }
+
+
+def _insert(rows: Sequence[Row], *, lasting: bool) -> None:
+    """Insert what is not there yet.
+
+    Those of transactions need not be on disk at once: were they lost, so would be, with all that was written
+    later, that their transactions have left recovery's list.
+    """
+    with unavailable_is_transient():
+        try:
+            collection(Notice, lasting=lasting).insert_many(rows, ordered=False)
+        except BulkWriteError as error:
+            if any(fault["code"] != DUPLICATE_KEY_CODE for fault in error.details["writeErrors"]):
+                raise

@@ -1,0 +1,291 @@
+"""The postman: sends the notices that are due, each at most once.
+
+What must stay true: no notice is given to the mail server again when it may have accepted it before. SMTP
+has no ids by which a server would know a repeat, so a notice is marked SENDING, on disk, before it goes out:
+- the server said yes: SENT;
+- it said no, was not reached, or was not given the mail at all: PENDING again, for a later try, or FAILED;
+- nobody heard what it said, for the connection ended or we died: UNKNOWN. It is not sent again. A mail that
+  is missing does less harm than a second one, which seems to tell of a second payment; the transaction itself
+  can be looked up at any time. UNKNOWN ones are counted and listed for staff.
+All of this lives in MongoDB; what ticks is beat.
+"""
+
+from __future__ import annotations
+
+import logging
+import smtplib
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from email.utils import parseaddr
+from random import SystemRandom
+from typing import Any
+from uuid import uuid4
+
+from django.conf import settings
+from django.core import mail
+from django.core.mail import EmailMultiAlternatives
+
+from accounts import selectors as accounts
+from accounts.unsubscribing import unsubscribe_url
+from payflow import clock, metrics
+from payflow.crashpoints import crash_point
+from payflow.errors import Transient
+from payflow.locales import known_locale
+from payflow.mongodb import collection, unavailable_is_transient
+from payflow.smtp import OutcomeUnknown
+from transfers import selectors
+from transfers.documents import Notice
+from transfers.notice_texts import Letter, disabled_letter, transfer_letter
+from transfers.notices import Kind, NoticeStatus, Row
+
+logger = logging.getLogger(__name__)
+ATTEMPTS_KEPT_MAX = 40
+EXPIRED_MAX = 1_000
+TRIES_SECONDS = (30.0, 120.0, 480.0, 1_800.0, 7_200.0, 21_600.0, 43_200.0)
+JITTER = 0.1
+# This process's threads are webhooks' too: mails take one of them.
+_one_at_a_time = threading.Lock()
+_random = SystemRandom()
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of an attempt; `reason` names no address. `is_final`: another try would meet the same."""
+
+    status: NoticeStatus
+    reason: str = ""
+    is_final: bool = True
+
+
+def next_try_seconds(attempts: int, chance: float) -> float:
+    """Return the pause after so many tries: half a minute to half a day, 10 % up or down by chance 0..1."""
+    pause = TRIES_SECONDS[min(attempts, len(TRIES_SECONDS)) - 1]
+    return pause * (1 + JITTER * (2 * chance - 1))
+
+
+def send_due() -> dict[str, int]:
+    """Send up to NOTIFICATIONS_BATCH_MAX notices that are due; return how many ended how. Raises Transient.
+
+    Several processes may do so at once: each notice has one holder.
+    """
+    done: Counter[str] = Counter()
+    if not settings.NOTIFICATIONS_ENABLED or not _one_at_a_time.acquire(blocking=False):
+        return done
+    try:
+        done[NoticeStatus.UNKNOWN.value] += _give_up_on_the_dead()
+        claim = uuid4().hex
+        if rows := _claim(claim):
+            _send_all(rows, claim, done)
+    finally:
+        _one_at_a_time.release()
+    if any(done.values()):
+        logger.info("notifications handled", extra={name.lower(): n for name, n in done.items() if n})
+    return done
+
+
+def retry(notice_ids: Sequence[str]) -> int:
+    """Have FAILED notices tried anew; return how many. UNKNOWN ones stay: they may have arrived."""
+    query = {"_id": {"$in": list(notice_ids)}, "status": NoticeStatus.FAILED.value}
+    change = {"status": NoticeStatus.PENDING.value, "next_attempt_at": clock.now(), "attempt_count": 0}
+    with unavailable_is_transient():
+        return collection(Notice).update_many(query, {"$set": change, "$unset": _ENDED}).modified_count
+
+
+_ENDED = {"finished_at": ""}
+_CLAIMED = {"claim": "", "next_attempt_at": ""}
+
+
+def _give_up_on_the_dead() -> int:
+    """Mark as UNKNOWN what somebody began to send and never reported; return how many."""
+    now = clock.now()
+    query = {"status": NoticeStatus.SENDING.value, "next_attempt_at": {"$lte": now}}
+    with unavailable_is_transient():
+        found = [row["_id"] for row in collection(Notice).find(query, {"_id": 1}).limit(EXPIRED_MAX)]
+        # The claim stays: should its holder only have been slow, it still says how it went.
+        attempt = {"at": now, "result": NoticeStatus.UNKNOWN.value, "reason": "the sender died"}
+        update = {
+            "$set": {"status": NoticeStatus.UNKNOWN.value, "finished_at": now},
+            "$unset": {"next_attempt_at": ""},
+            "$push": {"attempts": {"$each": [attempt], "$slice": -ATTEMPTS_KEPT_MAX}},
+        }
+        count = (
+            collection(Notice).update_many({"_id": {"$in": found}, **query}, update).modified_count
+            if found
+            else 0
+        )
+    if count:
+        metrics.NOTIFICATIONS_ENDED.labels(NoticeStatus.UNKNOWN.value).inc(count)
+        logger.warning("notifications of unknown outcome", extra={"count": count})
+    return count
+
+
+def _claim(claim: str) -> list[Row]:
+    """Take what is due, the longest overdue first, from everybody else for NOTIFICATIONS_CLAIM_SECONDS."""
+    now, found = clock.now(), collection(Notice)
+    due = {"status": NoticeStatus.PENDING.value, "next_attempt_at": {"$lte": now}}
+    until = clock.after(now, settings.NOTIFICATIONS_CLAIM_SECONDS)
+    with unavailable_is_transient():
+        listed = (
+            found.find(due, {"_id": 1}).sort("next_attempt_at", 1).limit(settings.NOTIFICATIONS_BATCH_MAX)
+        )
+        ids = {"_id": {"$in": [row["_id"] for row in listed]}}
+        if not ids["_id"]["$in"]:
+            return []
+        found.update_many({**ids, **due}, {"$set": {"claim": claim, "next_attempt_at": until}})
+        return list(found.find({**ids, "claim": claim, "status": NoticeStatus.PENDING.value}))
+
+
+def _send_all(rows: list[Row], claim: str, done: Counter[str]) -> None:
+    """Send over one connection until the time is up; give the rest back."""
+    deadline = time.monotonic() + settings.NOTIFICATIONS_TICK_SECONDS_MAX
+    connection = mail.get_connection()
+    try:
+        for row in rows:
+            if time.monotonic() > deadline:
+                break
+            outcome = _send_one(row, claim, connection)
+            if outcome is not None:
+                done[_write_outcome(row, claim, outcome).value] += 1
+    finally:
+        _hang_up(connection)
+        _give_back(rows, claim)
+
+
+def _give_back(rows: list[Row], claim: str) -> None:
+    """Undo the claim of what was not tried after all, as far as MongoDB answers; else it runs out."""
+    ids = [row["_id"] for row in rows]
+    rest = {"_id": {"$in": ids}, "claim": claim, "status": NoticeStatus.PENDING.value}
+    with suppress(Transient), unavailable_is_transient():
+        given_back = {"$set": {"next_attempt_at": clock.now()}, "$unset": {"claim": ""}}
+        collection(Notice).update_many(rest, given_back)
+
+
+def _send_one(row: Row, claim: str, connection: Any) -> Outcome | None:
+    """Return what became of it, or None when it is somebody else's by now. Raises Transient."""
+    try:
+        message = _message(row, connection)
+    except Transient:
+        raise
+    except Exception as error:
+        # One that cannot be written stops no other.
+        logger.error("notification cannot be written", extra={"notice_id": row["_id"]}, exc_info=error)
+        return Outcome(NoticeStatus.FAILED, f"it cannot be written ({type(error).__name__})")
+    if message is None:
+        return Outcome(NoticeStatus.SKIPPED)
+    try:
+        connection.open()
+    except (OSError, ValueError) as error:  # smtplib's own errors are OSErrors, too
+        return Outcome(NoticeStatus.FAILED, _said(error, "the server was not reached"), is_final=False)
+    if not _mark_sending(row, claim):
+        return None
+    crash_point("notices.sending")
+    outcome = _hand_over(message, connection)
+    crash_point("notices.handed_over")
+    if outcome.status is not NoticeStatus.SENT:
+        _hang_up(connection)  # after a failure it may be in any state
+    return outcome
+
+
+def _hand_over(message: EmailMultiAlternatives, connection: Any) -> Outcome:
+    try:
+        connection.send_messages([message])
+    except OutcomeUnknown:
+        return Outcome(NoticeStatus.UNKNOWN, "the connection ended before the answer")
+    except smtplib.SMTPRecipientsRefused as error:
+        code = next(iter(error.recipients.values()), (0, b""))[0]
+        return Outcome(NoticeStatus.FAILED, f"recipient refused, {code}", is_final=code >= 500)
+    except smtplib.SMTPDataError as error:
+        return Outcome(NoticeStatus.FAILED, _said(error, "mail refused"), is_final=error.smtp_code >= 500)
+    except OSError as error:
+        # Our address or our login, or the connection, before there was a mail: not this mail's fault.
+        return Outcome(NoticeStatus.FAILED, _said(error, "not handed over"), is_final=False)
+    except ValueError as error:  # a header that cannot be, an address that is none
+        return Outcome(NoticeStatus.FAILED, f"it cannot be sent ({type(error).__name__})")
+    return Outcome(NoticeStatus.SENT)
+
+
+def _said(error: Exception, what: str) -> str:
+    """The server's own words may hold addresses: its code must do."""
+    code = getattr(error, "smtp_code", None)
+    return f"{what}, {code}" if code else f"{what} ({type(error).__name__})"
+
+
+def _hang_up(connection: Any) -> None:
+    with suppress(OSError):
+        connection.close()
+
+
+def _mark_sending(row: Row, claim: str) -> bool:
+    """Write down, on disk, that the server may have it from now on; False when another holds it."""
+    query = {"_id": row["_id"], "claim": claim, "status": NoticeStatus.PENDING.value}
+    until = clock.after(clock.now(), settings.NOTIFICATIONS_CLAIM_SECONDS)
+    change = {"status": NoticeStatus.SENDING.value, "next_attempt_at": until}
+    with unavailable_is_transient():
+        return collection(Notice).update_one(query, {"$set": change}).modified_count == 1
+
+
+def _write_outcome(row: Row, claim: str, outcome: Outcome) -> NoticeStatus:
+    """Write down how it went, and when the next try is; return its status."""
+    now, count, status = clock.now(), row.get("attempt_count", 0) + 1, outcome.status
+    attempt = {"at": now, "result": status.value, "reason": outcome.reason}
+    change: dict[str, Any] = {"attempt_count": count}
+    gone: dict[str, str] = {"claim": ""}
+    if not outcome.is_final and count < settings.NOTIFICATIONS_ATTEMPTS_MAX:
+        status = NoticeStatus.PENDING
+        change["next_attempt_at"] = clock.after(now, next_try_seconds(count, _random.random()))
+    else:
+        change["finished_at"] = now
+        gone = _CLAIMED
+        metrics.NOTIFICATIONS_ENDED.labels(status.value).inc()
+    update = {
+        "$set": {**change, "status": status.value},
+        "$unset": gone,
+        "$push": {"attempts": {"$each": [attempt], "$slice": -ATTEMPTS_KEPT_MAX}},
+    }
+    with unavailable_is_transient():
+        collection(Notice).update_one({"_id": row["_id"], "claim": claim}, update)
+    if status in (NoticeStatus.FAILED, NoticeStatus.UNKNOWN):
+        extra = {"notice_id": row["_id"], "status": status.value, "reason": outcome.reason}
+        logger.warning("notification not sent", extra=extra)
+    return status
+
+
+def _message(row: Row, connection: Any) -> EmailMultiAlternatives | None:
+    """Return the mail, or None when it must not or cannot be sent to anybody. Raises Transient."""
+    user = accounts.find_user(user_id=row["user_id"])
+    if user is None or not user.is_active or user.email_notifications is False:
+        return None
+    way_out = unsubscribe_url(user_id=row["user_id"])
+    letter = _letter(row, known_locale(user.locale or ""), way_out)
+    domain = parseaddr(settings.DEFAULT_FROM_EMAIL)[1].rpartition("@")[2] or "localhost"
+    message = EmailMultiAlternatives(
+        letter.subject,
+        letter.text,
+        to=[user.email],
+        connection=connection,
+        headers={
+            "Message-ID": f"<{row['_id']}@{domain}>",
+            "Auto-Submitted": "auto-generated",  # RFC 3834
+            "List-Unsubscribe": f"<{way_out}>",
+            "List-Unsubscribe-Post": "List-Unsubscribe=One-Click",  # RFC 8058
+        },
+    )
+    message.attach_alternative(letter.html, "text/html")
+    return message
+
+
+def _letter(row: Mapping[str, Any], locale: str, way_out: str) -> Letter:
+    kind = Kind(row["kind"])
+    if kind is Kind.WEBHOOK_DISABLED:
+        return disabled_letter(row["facts"], locale=locale, unsubscribe_url=way_out)
+    transaction = selectors.find_transaction(transaction_id=row["transaction_id"])
+    if transaction is None:
+        raise LookupError("there is no such transaction")
+    side = "sender_id" if kind is Kind.RECEIVED else "receiver_id"
+    other = accounts.find_user(user_id=transaction[side])
+    other_name = other.name if other else ""
+    return transfer_letter(kind, transaction, other_name=other_name, locale=locale, unsubscribe_url=way_out)

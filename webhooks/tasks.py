@@ -1,0 +1,31 @@
+"""Webhooks as Celery tasks. A message only says where to look; what there is to do is in MongoDB."""
+
+from __future__ import annotations
+
+from celery import shared_task
+
+from webhooks import nudge, sweep, turns
+
+
+@shared_task(name=nudge.DELIVER_TASK)
+def deliver(subscription_id: str) -> None:
+    """Serve one endpoint for a turn; if there is more, go to the end of the queue."""
+    nudge.again(subscription_id, turns.take(subscription_id=subscription_id))
+
+
+@shared_task(name=nudge.SPREAD_TASK)
+def spread(subscription_ids: list[str]) -> None:
+    """Have each of these endpoints served."""
+    nudge.spread(subscription_ids)
+
+
+@shared_task(name="webhooks.sweep")
+def sweep_due() -> None:
+    """Beat's task: find what is due."""
+    sweep.sweep()
+
+
+@shared_task(name="webhooks.remove_old")
+def remove_old() -> None:
+    """Beat's task: remove deliveries that ended long ago."""
+    sweep.remove_old()
