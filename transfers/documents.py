@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 from mongoengine import (
     BooleanField,
     DateTimeField,
@@ -127,6 +129,21 @@ class TransferBatch(Document):
 
     def __str__(self) -> str:
         return f"{self.id} of {self.size}"
+
+
+class NoticeStatus(StrEnum):
+    """Where a notice stands.
+
+    SENDING: the server may be given it at any moment. UNKNOWN: it was, perhaps, and nobody heard the answer.
+    SKIPPED: the recipient wants no mails or cannot be found.
+    """
+
+    PENDING = "PENDING"
+    SENDING = "SENDING"
+    SENT = "SENT"
+    FAILED = "FAILED"
+    UNKNOWN = "UNKNOWN"
+    SKIPPED = "SKIPPED"
 
 
 class Notice(Document):

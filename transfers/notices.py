@@ -25,7 +25,7 @@ from payflow import clock
 from payflow.crashpoints import crash_point
 from payflow.events import Event, EventType
 from payflow.mongodb import DUPLICATE_KEY_CODE, collection, unavailable_is_transient
-from transfers.documents import Notice
+from transfers.documents import Notice, NoticeStatus
 
 Row = dict[str, Any]
 
@@ -37,21 +37,6 @@ class Kind(StrEnum):
     RECEIVED = "TRANSFER_RECEIVED"
     FAILED = "TRANSFER_FAILED"
     WEBHOOK_DISABLED = "WEBHOOK_DISABLED"
-
-
-class NoticeStatus(StrEnum):
-    """Where a notice stands.
-
-    SENDING: the server may be given it at any moment. UNKNOWN: it was, perhaps, and nobody heard the answer.
-    SKIPPED: the recipient wants no mails or cannot be found.
-    """
-
-    PENDING = "PENDING"
-    SENDING = "SENDING"
-    SENT = "SENT"
-    FAILED = "FAILED"
-    UNKNOWN = "UNKNOWN"
-    SKIPPED = "SKIPPED"
 
 
 def recipients_of(event: Event) -> list[tuple[Kind, str]]:
