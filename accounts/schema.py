@@ -17,6 +17,7 @@ from accounts.serializers import (
     ApiKeysQuery,
     LoginInput,
     PasswordInput,
+    ProfileInput,
     RefreshInput,
     RegisterInput,
     SignedInOutput,
@@ -34,6 +35,8 @@ USER = {
     "name": "Alice",
     "email": "alice@example.com",
     "phone": "+14155550123",
+    "locale": "en_US",
+    "email_notifications": True,
     "created_at": "2026-11-23T05:13:20.104Z",
 }
 TOKENS = {
@@ -270,5 +273,24 @@ OWN_ACCOUNT = {
         tag=TAG,
         summary="Get one's own account",
         answers={200: Answer(description="The caller.", body=UserOutput, examples={"alice": USER})},
+    ),
+    "change": Operation(
+        id="changeOwnUser",
+        tag=TAG,
+        summary="Change how one is told of payments",
+        description="`locale` is how e-mails write amounts and times; `email_notifications` whether any are "
+        "sent. What is left out stays.",
+        takes=ProfileInput,
+        sends={"german": {"locale": "de_DE"}, "no e-mails": {"email_notifications": False}},
+        answers={
+            200: Answer(
+                description="The caller.",
+                body=UserOutput,
+                examples={
+                    "german": {**USER, "locale": "de_DE"},
+                    "quiet": {**USER, "email_notifications": False},
+                },
+            )
+        },
     ),
 }

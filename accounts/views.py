@@ -103,7 +103,6 @@ class OwnAccountViewSet(ApiViewSet):
         services.ensure_default_wallet(user)
         return Response(UserOutput(user).data)
 
-    @extend_schema(request=ProfileInput, responses={200: UserOutput})
     def change(self, request: Request) -> Response:
         """PATCH /auth/me: how and whether the caller hears of payments by e-mail."""
         selectors.require_active(user_id=request.user.id)

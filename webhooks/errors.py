@@ -8,13 +8,9 @@ from payflow.errors import NotFound, Refused
 class WebhookNotFound(NotFound):
     """The user has no such webhook."""
 
-    title = "Webhook not found"
-
 
 class DeliveryNotFound(NotFound):
     """The webhook has no such delivery."""
-
-    title = "Delivery not found"
 
 
 class WebhookLimit(Refused):

@@ -6,13 +6,14 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from payflow.api.describing import described
 from payflow.api.fields import NoInput
 from payflow.api.pages import page
+from payflow.api.scopes import Scope
 from payflow.api.viewsets import ApiViewSet
-from webhooks import fanout, replay, selectors, services
+from webhooks import fanout, replay, schema, selectors, services
 from webhooks.documents import DeliveryStatus, Subscription
 from webhooks.errors import DeliveryPending, WebhookDisabled
-from webhooks.schema import described
 from webhooks.serializers import (
     ChangeWebhook,
     CreateWebhook,
@@ -25,20 +26,18 @@ from webhooks.serializers import (
     webhook_body_with_secret,
 )
 
-SCOPE, GROUP = "webhooks:write", "webhooks"
 
-
-@described
+@described(schema.OPERATIONS)
 class WebhookViewSet(ApiViewSet):
     """A user's own endpoints, and what was sent to them."""
 
     scopes = dict.fromkeys(
         ("list", "create", "retrieve", "partial_update", "destroy", "rotate_secret", "test", "logs",
          "redeliver", "events"),
-        SCOPE,
+        Scope.WEBHOOKS_WRITE,
     )  # fmt: skip
     # What looks up hosts or sends requests on somebody's behalf.
-    limits = dict.fromkeys(("create", "partial_update", "test", "redeliver"), GROUP)
+    limits = dict.fromkeys(("create", "partial_update", "test", "redeliver"), "webhooks")
 
     def list(self, request: Request) -> Response:
         """GET /webhooks: newest first."""

@@ -44,6 +44,7 @@ class StrictCharField(serializers.CharField):
 class FlagField(serializers.Field):
     """JSON's true or false: words and numbers are not quietly converted."""
 
+    json_schema = {"type": "boolean"}
     default_error_messages = {"invalid": "Must be true or false."}
 
     def to_internal_value(self, data: Any) -> bool:

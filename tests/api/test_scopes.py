@@ -27,7 +27,18 @@ OPENS = {
         "GET /wallets/<pk>/balance",
     },
     Scope.DEPOSITS_WRITE: {"POST /wallets/me/deposit"},
-    Scope.WEBHOOKS_WRITE: set(),
+    Scope.WEBHOOKS_WRITE: {
+        "GET /webhooks",
+        "POST /webhooks",
+        "GET /webhooks/<pk>",
+        "PATCH /webhooks/<pk>",
+        "DELETE /webhooks/<pk>",
+        "POST /webhooks/<pk>/rotate-secret",
+        "POST /webhooks/<pk>/test",
+        "GET /webhooks/<pk>/logs",
+        "POST /webhooks/<pk>/logs/<delivery>/redeliver",
+        "GET /webhooks/<pk>/events",
+    },
 }
 OWNER = 2
 
