@@ -6,6 +6,8 @@ in a mail change nothing. The token opens nothing else and does not run out, for
 
 from __future__ import annotations
 
+import json
+from typing import Any
 from urllib.parse import urlencode
 
 from django.conf import settings
@@ -17,10 +19,12 @@ from rest_framework.request import Request
 from rest_framework.views import APIView
 
 from accounts import services
+from payflow.api.headers import form_policy
 from payflow.errors import NotFound
 
 _SIGNER = "payflow.unsubscribe"
 TOKEN_LENGTH_MAX = 200
+_KEPT_HEADERS = frozenset({"Allow", "Retry-After"})
 
 
 def unsubscribe_url(*, user_id: str) -> str:
@@ -49,7 +53,7 @@ class UnsubscribeView(APIView):
     def get(self, request: Request) -> HttpResponse:
         """GET /auth/unsubscribe?token=...: ask; nothing is changed."""
         read_token(request.query_params.get("token", ""))
-        return _page(request, is_done=False)
+        return _page(request)
 
     def post(self, request: Request) -> HttpResponse:
         """POST /auth/unsubscribe?token=...: send this user no more mails. Safe to repeat."""
@@ -57,10 +61,22 @@ class UnsubscribeView(APIView):
         services.change_profile(user_id=user_id, email_notifications=False)
         return _page(request, is_done=True)
 
+    def handle_exception(self, exc: Exception) -> HttpResponse:
+        """Tell people what went wrong; programs go by the status and `Retry-After`."""
+        problem = super().handle_exception(exc)
+        page = _page(self.request, trouble=json.loads(problem.content), status=problem.status_code)
+        for name in _KEPT_HEADERS.intersection(problem.headers):
+            page[name] = problem[name]
+        return page
 
-def _page(request: Request, *, is_done: bool) -> HttpResponse:
-    page = render(request._request, "accounts/unsubscribe.html", {"is_done": is_done})
+
+def _page(request: Request, *, status: int = 200, **shown: Any) -> HttpResponse:
+    page = render(request._request, "accounts/unsubscribe.html", shown, status=status)
+    page.is_for_people = True
     page["Cache-Control"] = "no-store"
     # The address holds the token.
     page["Referrer-Policy"] = "no-referrer"
     return page
+
+
+unsubscribe = form_policy(UnsubscribeView.as_view())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.urls import path, re_path
 
-from accounts.unsubscribing import UnsubscribeView
+from accounts.unsubscribing import unsubscribe
 from accounts.views import ApiKeyViewSet, OpenSessionsViewSet, OwnAccountViewSet, SessionViewSet
 from payflow.api.fields import ID_PATTERN
 
@@ -29,5 +29,5 @@ urlpatterns = [
         name="api-key",
     ),
     path("me", OwnAccountViewSet.as_view({"get": "me", "patch": "change"}), name="me"),
-    path("unsubscribe", UnsubscribeView.as_view(), name="unsubscribe"),
+    path("unsubscribe", unsubscribe, name="unsubscribe"),
 ]

@@ -49,6 +49,9 @@ swagger_policy = csp_replace(_OWN_FILES)
 redoc_policy = csp_replace({**_OWN_FILES, "style-src": [SELF, UNSAFE_INLINE], "worker-src": ["blob:"]})
 """For the view of Redoc."""
 
+form_policy = csp_replace({"style-src": [SELF], "form-action": [SELF]})
+"""For the view of a page that asks something; it runs no scripts."""
+
 
 class HeadersMiddleware(SecurityMiddleware):
     """Django's SecurityMiddleware with what it lacks."""

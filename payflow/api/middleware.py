@@ -1,6 +1,6 @@
 """The outermost net: whatever escapes a view becomes a problem document, never an HTML page.
 
-The admin keeps Django's own pages: its users are people.
+The admin keeps Django's own pages: its users are people. So does a response that says `is_for_people`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ class ProblemMiddleware:
         if unreadable := _unreadable(request):
             return problems.answer(unreadable)
         response = self.get_response(request)
-        if response.status_code >= 400 and "json" not in response.get("Content-Type", ""):
+        is_told = "json" in response.get("Content-Type", "") or getattr(response, "is_for_people", False)
+        if response.status_code >= 400 and not is_told:
             kept = {name: response[name] for name in _KEPT_HEADERS if response.has_header(name)}
             return problems.of_status(response.status_code, kept)
         return response

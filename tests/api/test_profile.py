@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -11,6 +12,7 @@ from django.test import Client
 
 from accounts import unsubscribing
 from accounts.models import User
+from payflow.rates import Rate
 from tests.accounts.factories import UserFactory
 from tests.api.auth_client import assert_problem, call, register
 
@@ -93,9 +95,46 @@ def test_opening_the_link_asks_and_changes_nothing() -> None:
     page = response.content.decode()
     assert (response.status_code, response["Content-Type"]) == (200, "text/html; charset=utf-8")
     assert '<form method="post">' in page
-    assert "http" not in page
-    assert response["Referrer-Policy"] == "no-referrer"
     assert is_told(user)
+
+
+def assert_guarded(response: Any) -> None:
+    """A page for people that runs nothing, loads its own styles only, and keeps its address to itself."""
+    page = response.content.decode()
+    assert response["Content-Type"] == "text/html; charset=utf-8"
+    assert "http" not in page
+    assert "<script" not in page
+    assert "<style" not in page
+    assert set(response["Content-Security-Policy"].split("; ")) == {
+        "default-src 'none'",
+        "base-uri 'none'",
+        "frame-ancestors 'none'",
+        "form-action 'self'",
+        "style-src 'self'",
+    }
+    assert (response["Referrer-Policy"], response["Cache-Control"]) == ("no-referrer", "no-store")
+
+
+def test_every_page_is_guarded_and_finds_its_styles() -> None:
+    link = link_of(UserFactory())
+    asked, done = Client().get(link), Client().post(link)
+    for response in (asked, done, Client().get("/auth/unsubscribe"), Client().delete(link)):
+        assert_guarded(response)
+    styles = re.findall(r'href="([^"]+)"', asked.content.decode())
+    assert [Client().get(path).status_code for path in styles] == [200]
+
+
+def test_what_goes_wrong_is_told_to_people(settings: LazySettings) -> None:
+    link = link_of(UserFactory())
+    wrong = Client().put(link)
+    assert (wrong.status_code, "GET" in wrong["Allow"]) == (405, True)
+    settings.RATE_LIMITS = {**settings.RATE_LIMITS, "global": Rate(1, 86_400)}
+    Client().get(link)
+    often = Client().post(link)
+    assert (often.status_code, int(often["Retry-After"]) > 0) == (429, True)
+    for response in (wrong, often):
+        assert_guarded(response)
+        assert "<h1>That did not work</h1>" in response.content.decode()
 
 
 @pytest.mark.parametrize(
@@ -129,7 +168,8 @@ def test_a_changed_token_does_nothing() -> None:
     for bad in changed:
         for method in ("get", "post"):
             response = getattr(Client(), method)("/auth/unsubscribe", query_params={"token": bad})
-            assert_problem(response, 404, "not_found")
+            assert response.status_code == 404
+            assert "This link is not one of ours" in response.content.decode()
     assert is_told(user)
     assert is_told(other)
 
