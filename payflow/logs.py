@@ -35,7 +35,10 @@ class JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
             "correlation_id": getattr(record, "correlation_id", ""),
         }
-        line.update({k: v for k, v in vars(record).items() if k not in _STANDARD})
+        line |= {name: value for name, value in vars(record).items() if name not in _STANDARD}
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps({k: v for k, v in line.items() if v != ""}, default=str)
+        return _encode({k: v for k, v in line.items() if v != ""})
+
+
+_encode = json.JSONEncoder(default=str).encode

@@ -117,11 +117,11 @@ class TransferBatchViewSet(ApiViewSet):
         digest = services.Key(key, idempotency.fingerprint(request.data)) if key else None
         wishes = [_wish(request.user.id, transfer) for transfer in wanted.validated_data["transfers"]]
         started = batches.start_batch(sender_id=request.user.id, wishes=wishes, key=digest)
-        if started.transaction_ids:
-            _set_going(started.transaction_ids)
+        if started.is_ours and started.transactions:
+            _set_going([transaction["_id"] for transaction in started.transactions])
         headers = {idempotency.REPLAYED_HEADER: "true"} if started.replayed else {}
         headers["Location"] = f"/transactions/batch/{started.row['_id']}"
-        return Response(batches.batch_body(started.row), status=201, headers=headers)
+        return Response(batches.batch_body(started.row, started.transactions), status=201, headers=headers)
 
     def retrieve(self, request: Request, pk: str) -> Response:
         """GET /transactions/batch/{id}: what came of it, for its sender and staff."""

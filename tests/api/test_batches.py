@@ -450,7 +450,7 @@ def test_an_unfinished_batch_says_so_and_recovery_finishes_it(
     anna: Party, bob: Party, settings: LazySettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings.SAGA_STALLED_AFTER_SECONDS = 0
-    monkeypatch.setattr(batches, "finish", lambda row: (row, False))
+    monkeypatch.setattr(batches, "finish", lambda row: (row, batches.transactions_of(row), False))
     response = send(anna, to(bob), {}, to(bob, "2.00"))
     monkeypatch.undo()
     batch_id = response.json()["id"]

@@ -82,7 +82,7 @@ def begin(sender: str, receiver: str, key: Key | None = KEY) -> batches.StartedB
 def planned(sender: str, receiver: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Return a batch of which nothing but its document is written."""
     with monkeypatch.context() as patched:
-        patched.setattr(batches, "finish", lambda row: (row, False))
+        patched.setattr(batches, "finish", lambda row: (row, [], False))
         return begin(sender, receiver, None).row
 
 
@@ -93,10 +93,7 @@ def taken(alice: str, bob: str) -> str:
 
 
 def codes(row: dict[str, Any]) -> list[str | None]:
-    return [
-        result["problem"]["code"] if "problem" in result else None
-        for result in batches.batch_body(row)["results"]
-    ]
+    return [item["problem"]["code"] if "problem" in item else None for item in row["items"]]
 
 
 MIXED = [None, "validation_error", None, "already_exists", None, "self_transfer"]
@@ -133,9 +130,10 @@ def test_whoever_comes_after_a_death_finishes_the_batch(
     if "repeat" in who:
         again = begin(alice, bob)
         # Whoever decides sets going; what was decided before is recovery's.
-        assert len(again.transaction_ids) == (3 if who == "repeat" and point != "batch.decided" else 0)
+        assert again.is_ours == (who == "repeat" and point != "batch.decided")
+        assert again.transactions == batches.transactions_of(again.row)
         assert (again.replayed, codes(again.row)) == (True, MIXED)
-        assert begin(alice, bob) == batches.StartedBatch(again.row, True, [])
+        assert begin(alice, bob) == batches.StartedBatch(again.row, again.transactions, True, False)
     assert len(transactions({"batch_id": {"$exists": True}})) == 3
 
 
@@ -147,8 +145,8 @@ def test_a_death_in_the_middle_of_the_insert_is_finished_too(
     row = planned(alice, bob, monkeypatch)
     rows = [t for t in batches.transactions_of(row) if t["reference"] != "r3"]
     collection(Transaction).insert_many(rows[-there:])
-    decided, is_ours = batches.finish(row)
-    assert (codes(decided), is_ours) == (MIXED, True)
+    decided, written, is_ours = batches.finish(row)
+    assert (codes(decided), len(written), is_ours) == (MIXED, 3, True)
 
 
 CRASHING = """
@@ -172,7 +170,7 @@ def test_a_killed_process_leaves_a_batch_that_recovery_finishes(
     assert killed.returncode == -signal.SIGKILL
     recover()
     assert (world.balance_of(alice), world.balance_of(bob)) == (10_000 - 10, 10)
-    assert begin(alice, bob).transaction_ids == []
+    assert not begin(alice, bob).is_ours
 
 
 # --- Races ------------------------------------------------------------------------------------------------
@@ -184,7 +182,7 @@ def test_many_who_finish_one_batch_at_once_agree_and_one_of_them_sets_it_going(
 ) -> None:
     row = planned(alice, bob, monkeypatch)
     together = threading.Barrier(8)
-    found: list[tuple[Any, bool]] = []
+    found: list[tuple[Any, Any, bool]] = []
 
     def finish() -> None:
         together.wait()
@@ -195,18 +193,18 @@ def test_many_who_finish_one_batch_at_once_agree_and_one_of_them_sets_it_going(
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert [codes(decided) for decided, _ in found] == [MIXED] * 8
-    assert [is_ours for _, is_ours in found].count(True) == 1
+    assert [codes(decided) for decided, _, _ in found] == [MIXED] * 8
+    assert [is_ours for _, _, is_ours in found].count(True) == 1
 
 
 def test_a_writer_who_comes_back_late_changes_nothing(
     alice: str, bob: str, taken: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stale = planned(alice, bob, monkeypatch)
-    decided, _ = batches.finish(stale)
+    decided, written, _ = batches.finish(stale)
     world.play(*(t["_id"] for t in batches.transactions_of(decided)), taken)
     before = transactions({})
-    assert batches.finish(stale) == (decided, False)
+    assert batches.finish(stale) == (decided, written, False)
     assert transactions({}) == before
 
 
@@ -301,7 +299,7 @@ def test_a_database_that_goes_away_is_told_and_the_repeat_finishes(
     settings.MONGODB_URI, settings.MONGODB_OPTIONS = uri, options
     mongodb.reconnect()
     again = begin(alice, bob)
-    assert (again.replayed, len(again.transaction_ids)) == (True, 4)
+    assert (again.replayed, len(again.transactions)) == (True, 4)
 
 
 # --- What it costs ----------------------------------------------------------------------------------------
