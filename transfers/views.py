@@ -16,7 +16,7 @@ from rest_framework.response import Response
 
 from accounts.authentication import WalletGuardedAuthentication
 from payflow import idempotency
-from payflow.api import prefer
+from payflow.api import limits, prefer
 from payflow.api.describing import described
 from payflow.api.pages import page
 from payflow.api.problems import as_part, problem
@@ -114,6 +114,7 @@ class TransferBatchViewSet(ApiViewSet):
         key = idempotency.key_of(request)
         wanted = StartBatch(data=request.data)
         wanted.is_valid(raise_exception=True)
+        limits.count_in(request, "batched", len(wanted.validated_data["transfers"]))
         digest = services.Key(key, idempotency.fingerprint(request.data)) if key else None
         wishes = [_wish(request.user.id, transfer) for transfer in wanted.validated_data["transfers"]]
         started = batches.start_batch(sender_id=request.user.id, wishes=wishes, key=digest)

@@ -1,10 +1,10 @@
 """Rate limits: how often who may ask, per group of endpoints (RATE_LIMITS in the settings).
 
 `global` counts every request, `auth` what deals with passwords and tokens, `auth_email` the same for each
-email that is named, the others as their names say. Counted is the user where there is one, else the client's
-address. What must stay true: a request is counted once in each of its groups, also when nobody is behind
-it; of N allowed in a window exactly N pass, however many come at once. Without Redis nobody is counted:
-money and reading go on, and what guards passwords stays shut.
+email that is named, `batched` the transfers in batches, the others as their names say. Counted is the user
+where there is one, else the client's address. What must stay true: a request is counted once in each of its
+groups, also when nobody is behind it; of N allowed in a window exactly N pass, however many come at once.
+Without Redis nobody is counted: money and reading go on, and what guards passwords stays shut.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class GroupLimits(BaseThrottle):
 
     def allow_request(self, request: Request, view: APIView) -> bool:
         """Return True. Raises RateLimited, or Transient where an endpoint stays shut without Redis."""
-        who = f"user:{request.user.id}" if request.user else _address_of(request)
+        who = _who(request)
         limits = [Limit(GLOBAL, who)]
         group = getattr(view, "limits", {}).get(getattr(view, "action", None))
         if group:
@@ -108,25 +108,27 @@ class LimitsMiddleware:
         return response
 
 
-def count(request: HttpRequest, limits: Sequence[Limit]) -> None:
-    """Count a request, and keep its tightest limit on it.
+def count(request: HttpRequest, limits: Sequence[Limit], cost: int = 1) -> None:
+    """Count a request as `cost` in each of its limits, and keep its tightest on it.
 
     Raises RateLimited when one is used up, and Transient when Redis does not answer and one of the groups
     stays shut without it.
     """
-    request.rate_usage = None
+    earlier: Usage | None = getattr(request, "rate_usage", None)
+    request.rate_usage = earlier
     if UNCOUNTED.fullmatch(request.path) and request.path != ADMIN_LOGIN:
         return
     limits = [limit for limit in limits if settings.RATE_LIMITS[limit.group]]
     if not limits:
         return
     try:
-        usages = _count(request, limits)
+        usages = _count(request, limits, cost)
     except Transient:
         if SHUT_WITHOUT_REDIS.isdisjoint(limit.group for limit in limits):
             return
         raise
-    tightest = min(usages, key=lambda usage: (usage.remaining, -usage.reset_seconds))
+    seen = [*usages, earlier] if earlier else usages
+    tightest = min(seen, key=lambda usage: (usage.remaining, -usage.reset_seconds))
     request.rate_usage = tightest
     exceeded = [usage for usage in usages if usage.used > usage.limit]
     for usage in exceeded:
@@ -135,7 +137,12 @@ def count(request: HttpRequest, limits: Sequence[Limit]) -> None:
         raise _refusal(max(exceeded, key=lambda usage: usage.reset_seconds))
 
 
-def _count(request: HttpRequest, limits: Sequence[Limit]) -> list[Usage]:
+def count_in(request: Request, group: str, cost: int) -> None:
+    """Count as `cost` in one more group what a request turned out to ask for. Raises as `count` does."""
+    count(request._request, [Limit(group, _who(request))], cost)
+
+
+def _count(request: HttpRequest, limits: Sequence[Limit], cost: int) -> list[Usage]:
     if redisdb.is_spared():
         raise Transient("Redis is not answering. Try again shortly.")
     found = [
@@ -148,7 +155,7 @@ def _count(request: HttpRequest, limits: Sequence[Limit]) -> list[Usage]:
         )
         for limit in limits
     ]
-    counts = caches[settings.RATELIMIT_USE_CACHE].count_noted()
+    counts = caches[settings.RATELIMIT_USE_CACHE].count_noted(cost)
     # The window's last second belongs to it.
     return [
         Usage(limit.group, usage["limit"], counted, usage["time_left"] + 1)
@@ -164,6 +171,10 @@ def _refusal(usage: Usage) -> RateLimited:
     )
     error.headers = {"Retry-After": str(usage.reset_seconds)}
     return error
+
+
+def _who(request: Request) -> str:
+    return f"user:{request.user.id}" if request.user else _address_of(request)
 
 
 def _address_of(request: HttpRequest | Request) -> str:
