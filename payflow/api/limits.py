@@ -10,6 +10,7 @@ Without Redis nobody is counted: money and reading go on, and what guards passwo
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -78,9 +79,10 @@ class GroupLimits(BaseThrottle):
         group = getattr(view, "limits", {}).get(getattr(view, "action", None))
         if group:
             limits.append(Limit(group, who))
-        if group == AUTH and settings.RATE_LIMITS[AUTH_EMAIL]:
-            limits += _named(request.data.get("email"))
         count(request._request, limits)
+        # Afterwards: who is refused already shuts nobody else out.
+        if getattr(view, "action", None) in getattr(view, "naming_emails", ()):
+            count(request._request, _named(request.data.get("email")))
         return True
 
 
@@ -93,8 +95,8 @@ class LimitsMiddleware:
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         """Answer; what was refused or not found before it was counted counts for its address."""
         try:
-            if request.method == "POST" and request.path == ADMIN_LOGIN:
-                count(request, [Limit(AUTH, _address_of(request)), *_named(request.POST.get("username"))])
+            if _is_admin_login(request):
+                count(request, [Limit(AUTH, _address_of(request))])
             response = self._get_response(request)
             if not hasattr(request, "rate_usage"):
                 count(request, [Limit(GLOBAL, _address_of(request))])
@@ -106,6 +108,15 @@ class LimitsMiddleware:
             response["RateLimit-Remaining"] = str(usage.remaining)
             response["RateLimit-Reset"] = str(usage.reset_seconds)
         return response
+
+    def process_view(self, request: HttpRequest, *view: object) -> HttpResponseBase | None:
+        """Count the email that the admin's login names, once its body is known to be short enough to read."""
+        try:
+            if _is_admin_login(request):
+                count(request, _named(request.POST.get("username")))
+        except (RateLimited, Transient) as error:
+            return problems.answer(error)
+        return None
 
 
 def count(request: HttpRequest, limits: Sequence[Limit], cost: int = 1) -> None:
@@ -181,8 +192,16 @@ def _address_of(request: HttpRequest | Request) -> str:
     return f"address:{client_network(request.META)}"
 
 
+def _is_admin_login(request: HttpRequest) -> bool:
+    return request.method == "POST" and request.path == ADMIN_LOGIN
+
+
 def _named(email: Any) -> list[Limit]:
-    """Return the limit of an email, in the one spelling that accounts know it by, if there is one."""
-    if not isinstance(email, str) or len(email) > _EMAIL_LENGTH_MAX:
+    """Return the limit of an email, in the one spelling that accounts know it by, if there is one.
+
+    The admin's login form knows more spellings (Django's UsernameField, NFKC); they all count as one.
+    """
+    if not isinstance(email, str):
         return []
-    return [Limit(AUTH_EMAIL, f"email:{email.strip().lower()}")]
+    spelling = unicodedata.normalize("NFKC", email).strip().lower()
+    return [Limit(AUTH_EMAIL, f"email:{spelling}")] if len(spelling) <= _EMAIL_LENGTH_MAX else []
