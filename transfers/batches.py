@@ -13,6 +13,7 @@ What must stay true, wherever somebody dies:
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -105,10 +106,14 @@ def finish(batch: Row) -> tuple[Row, list[Row], bool]:
 def finish_stalled() -> int:
     """Finish up to PER_TICK_MAX batches that are due; return how many. One that cannot be stops no other.
 
-    Raises Transient when MongoDB does not answer.
+    Begins none after RECOVERY_TICK_SECONDS_MAX: what is left is due at the next tick, too. Raises Transient
+    when MongoDB does not answer.
     """
+    deadline = time.monotonic() + settings.RECOVERY_TICK_SECONDS_MAX
     finished = 0
     for batch in selectors.find_stalled_batches(now=clock.now(), limit=PER_TICK_MAX):
+        if time.monotonic() >= deadline:
+            break
         try:
             finish(batch)
             finished += 1
@@ -255,7 +260,7 @@ def _write(batch: Row, transactions: list[Row]) -> list[int]:
 
 def _put_off(batch: Row) -> None:
     """Have recovery look at a batch later, and later each time."""
-    attempts = batch.get("attempts", 0) + 1
+    attempts = states.tries_of(batch) + 1
     seconds = states.next_look_seconds(
         attempts=attempts, stalled_after_seconds=settings.SAGA_STALLED_AFTER_SECONDS
     )

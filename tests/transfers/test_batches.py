@@ -257,6 +257,50 @@ def test_a_batch_that_cannot_be_finished_stops_no_other_and_is_tried_less_and_le
     collection(TransferBatch).update_one({"_id": bad["_id"]}, {"$set": {"items.0": bad["items"][0]}})
 
 
+@pytest.mark.parametrize(
+    "spoiled",
+    [{"attempts": "x"}, {"attempts": 2**63 - 1}, {"attempts": -(2**63)}, {"items": None}, {"items": 7},
+     {"items": [None] * 4}, {"refused": "x"}, {"created_at": "x"}, {"sender_id": None}],
+    ids=str,
+)  # fmt: skip
+def test_an_odd_batch_stops_neither_other_batches_nor_transactions(
+    alice: str, bob: str, monkeypatch: pytest.MonkeyPatch, spoiled: dict[str, Any]
+) -> None:
+    bad, good = (planned(alice, bob, monkeypatch) for _ in range(2))
+    alone = services.start_transaction(request=wish(alice, bob, 9), key=None).row["_id"]
+    change = {"items": [None], **spoiled}
+    collection(TransferBatch).update_one({"_id": bad["_id"]}, {"$set": change})
+    recover()
+    ended = {t["_id"] for t in transactions({"status": "COMPLETED"})}
+    assert ended >= {alone, *(t["_id"] for t in batches.transactions_of(good))}
+    row = collection(TransferBatch).find_one({"_id": bad["_id"]})
+    assert "due_at" in row
+    assert row["attempts"] in {1, 2}
+    collection(TransferBatch).replace_one({"_id": bad["_id"]}, bad)
+
+
+def test_whatever_happens_to_batches_transactions_are_driven(
+    alice: str, bob: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = services.start_transaction(request=wish(alice, bob, 9), key=None).row["_id"]
+    with monkeypatch.context() as patched:
+        patched.setattr(selectors, "find_stalled_batches", lambda **_: [None])
+        recover()
+    assert [t["_id"] for t in transactions({"status": "COMPLETED"})] == [alone]
+
+
+def test_a_tick_that_takes_too_long_leaves_batches_to_the_next(
+    alice: str, bob: str, monkeypatch: pytest.MonkeyPatch, settings: LazySettings
+) -> None:
+    for _ in range(2):
+        planned(alice, bob, monkeypatch)
+    make_due()
+    settings.RECOVERY_TICK_SECONDS_MAX = 0
+    assert batches.finish_stalled() == 0
+    settings.RECOVERY_TICK_SECONDS_MAX = 20
+    assert batches.finish_stalled() == 2
+
+
 def test_a_tick_finishes_a_bounded_number_the_longest_overdue_first(
     alice: str, bob: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
