@@ -1,6 +1,6 @@
 """The outermost net: whatever escapes a view becomes a problem document, never an HTML page.
 
-The admin keeps Django's own pages, as its users are people; but a body too long to read is refused there, too.
+The admin keeps Django's own pages, as its users are people; what is too long to read is refused there, too.
 """
 
 from __future__ import annotations
