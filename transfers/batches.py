@@ -32,7 +32,7 @@ from payflow.mongodb import DUPLICATE_KEY_CODE, collection, unavailable_is_trans
 from transfers import parties, selectors, services, states
 from transfers.body import transaction_body
 from transfers.documents import Transaction, TransferBatch
-from transfers.errors import ReferenceUsed
+from transfers.errors import BatchUnfinished, ReferenceUsed
 from transfers.parties import Facts, TransferRequest
 from transfers.services import Key
 from transfers.states import Status
@@ -64,14 +64,18 @@ def start_batch(
     """Write down a batch and all its transactions, each INITIATED. No money has moved yet.
 
     A wish that is refused already is the problem that says why. Raises NotAuthenticated,
-    IdempotencyKeyReused, Transient; after the last of these the batch may be written all the same.
+    IdempotencyKeyReused, Transient; after the last of these the batch may be written all the same, and after
+    BatchUnfinished, one of them, it is.
     """
     row = _find_earlier(sender_id, key)
     replayed = row is not None
     if row is None:
         row, replayed = _write_down(sender_id, list(wishes), key)
     if "due_at" in row:
-        row, transactions, is_ours = finish(row)
+        try:
+            row, transactions, is_ours = finish(row)
+        except Transient as error:
+            raise BatchUnfinished(row["_id"]) from error
     else:
         transactions, is_ours = transactions_of(row), False
     return StartedBatch(row, transactions, replayed, is_ours)
@@ -194,7 +198,7 @@ def _write_down(sender_id: str, wishes: list[TransferRequest | Problem], key: Ke
         **({"idempotency_key": key.value, "fingerprint": key.fingerprint} if key else {}),
     }
     try:
-        with unavailable_is_transient():
+        with unavailable_is_transient(services.IN_DOUBT):
             collection(TransferBatch).insert_one(row)
     except DuplicateKeyError:
         earlier = _find_earlier(sender_id, key)

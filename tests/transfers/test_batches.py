@@ -17,11 +17,11 @@ from django.conf import LazySettings, settings
 from django.core.management import call_command
 
 from payflow import clock, mongodb
-from payflow.errors import Transient
 from payflow.mongodb import collection
 from tests.transfers import world
 from transfers import batches, recovery, selectors, services
 from transfers.documents import Transaction, TransferBatch
+from transfers.errors import BatchUnfinished
 from transfers.parties import TransferRequest
 from transfers.services import Key
 from transfers.states import Status
@@ -338,12 +338,13 @@ def test_a_database_that_goes_away_is_told_and_the_repeat_finishes(
     uri, options = settings.MONGODB_URI, settings.MONGODB_OPTIONS
     with monkeypatch.context() as patched:
         patched.setattr(batches, "crash_point", vanish)
-        with pytest.raises(Transient):
+        with pytest.raises(BatchUnfinished) as told:
             begin(alice, bob)
     settings.MONGODB_URI, settings.MONGODB_OPTIONS = uri, options
     mongodb.reconnect()
     again = begin(alice, bob)
     assert (again.replayed, len(again.transactions)) == (True, 4)
+    assert again.row["_id"] in told.value.detail
 
 
 # --- What it costs ----------------------------------------------------------------------------------------
