@@ -279,6 +279,28 @@ def test_an_odd_batch_stops_neither_other_batches_nor_transactions(
     collection(TransferBatch).replace_one({"_id": bad["_id"]}, bad)
 
 
+@pytest.mark.parametrize("is_odd", [False, True])
+def test_a_batch_that_cannot_be_finished_is_seen(
+    alice: str, bob: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], is_odd: bool
+) -> None:
+    assert selectors.report_saga().is_well
+    batch = planned(alice, bob, monkeypatch)
+    assert selectors.report_saga().is_well
+    begun: Any = "x" if is_odd else clock.after(clock.now(), -3_600)
+    collection(TransferBatch).update_one({"_id": batch["_id"]}, {"$set": {"created_at": begun}})
+    report = selectors.report_saga()
+    if not is_odd:
+        assert (report.is_well, report.facts["status"]) == (False, "stalled")
+        assert report.facts["queue_age_seconds"] >= 3_600
+    with pytest.raises(SystemExit) as ended:
+        call_command("audit", expect_settled=True)
+    assert ended.value.code == 1
+    assert f"L7: batch {batch['_id']} is not all written down" in capsys.readouterr().out
+    call_command("audit")
+    assert "is clean" in capsys.readouterr().out
+    collection(TransferBatch).update_one({"_id": batch["_id"]}, {"$set": {"created_at": clock.now()}})
+
+
 def test_whatever_happens_to_batches_transactions_are_driven(
     alice: str, bob: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
