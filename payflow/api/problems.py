@@ -70,7 +70,7 @@ class InternalError(Refused):
     status = 500
     title = "Internal error"
     advice = (
-        "Send it again with the same `Idempotency-Key`: what had been done is not done twice."
+        "Send it again with the same `Idempotency-Key`: money that was moved is not moved twice."
         " If that does not help, ask for help and name the `correlation_id`."
     )
 

@@ -166,9 +166,10 @@ PREFER_WAITERS_MAX = env.int("PREFER_WAITERS_MAX", default=2)
 
 # A request's claim on its idempotency key is renewed while it runs, and ends so long after its process died.
 IDEMPOTENCY_LEASE_SECONDS = env.float("IDEMPOTENCY_LEASE_SECONDS", default=5.0)
-# How long an answer can be replayed from Redis, and how large it may be to be kept there.
+# How long an answer can be replayed from Redis, and how large it may be to be kept there. Larger ones are
+# batches, which MongoDB keeps.
 IDEMPOTENCY_STORED_SECONDS = env.int("IDEMPOTENCY_STORED_SECONDS", default=86_400)
-IDEMPOTENCY_ANSWER_BYTES_MAX = env.int("IDEMPOTENCY_ANSWER_BYTES_MAX", default=65_536)
+IDEMPOTENCY_ANSWER_BYTES_MAX = env.int("IDEMPOTENCY_ANSWER_BYTES_MAX", default=16_384)
 safety.refuse_out_of_range(
     [
         ("IDEMPOTENCY_LEASE_SECONDS", IDEMPOTENCY_LEASE_SECONDS, 1, 60),
