@@ -15,7 +15,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from accounts.authentication import WalletGuardedAuthentication
-from payflow import idempotency
+from payflow import canonical, idempotency
 from payflow.api import limits, prefer
 from payflow.api.describing import described
 from payflow.api.pages import page
@@ -115,7 +115,7 @@ class TransferBatchViewSet(ApiViewSet):
         wanted = StartBatch(data=request.data)
         wanted.is_valid(raise_exception=True)
         limits.count_in(request, "batched", len(wanted.validated_data["transfers"]))
-        digest = services.Key(key, idempotency.fingerprint(request.data)) if key else None
+        digest = services.Key(key, canonical.digest(request.data)) if key else None
         wishes = [_wish(request.user.id, transfer) for transfer in wanted.validated_data["transfers"]]
         started = batches.start_batch(sender_id=request.user.id, wishes=wishes, key=digest)
         if started.is_ours and started.transactions:

@@ -350,6 +350,26 @@ def test_a_repeat_gets_the_first_answer_and_starts_nothing(
 
 
 @pytest.mark.parametrize("redis_is_lost", [False, True])
+@pytest.mark.parametrize(
+    ("amount", "status"), [("10.0", 201), ("1e1", 201), ("10", 201), ('"10.00"', 422), ("10.01", 422)]
+)
+def test_the_same_body_is_the_same_with_redis_and_without(
+    anna: Party, bob: Party, redis_is_lost: bool, amount: str, status: int
+) -> None:
+    def ask(body: str) -> Any:
+        return anna.api.send("POST", "/transactions/batch", body.encode(), Idempotency_Key="k")
+
+    first = ask(f'{{"transfers": [{{"receiver_id": "{bob.id}", "amount": 10.00}}]}}')
+    assert codes(first) == [None]
+    if redis_is_lost:
+        redisdb.client().flushall()
+    again = ask(f'{{"transfers": [{{"amount": {amount}, "receiver_id": "{bob.id}"}}]}}')
+    assert again.status_code == status
+    assert status != 201 or again.json() == first.json()
+    assert len(facts()["transactions"]) == 1
+
+
+@pytest.mark.parametrize("redis_is_lost", [False, True])
 def test_a_key_used_for_another_batch_is_refused(anna: Party, bob: Party, redis_is_lost: bool) -> None:
     send(anna, to(bob), Idempotency_Key="k")
     if redis_is_lost:
