@@ -128,6 +128,11 @@ def read_key(encoded: str) -> KeyCaller:
     return KeyCaller(key.id, frozenset(key.scopes), owner, granted_by_staff)
 
 
+def is_whole(text: str) -> bool:
+    """Say whether this has the form of a key with its secret."""
+    return _FORM.fullmatch(text) is not None
+
+
 def _note_use(key: ApiKey, now: datetime) -> None:
     """Write down when a key was used, about once a minute; that it cannot be written stops nobody."""
     if key.last_used_at is not None and now - key.last_used_at < USE_NOTED_EVERY:
