@@ -12,6 +12,7 @@ from typing import Any
 from django import forms
 from django.conf import settings
 from django.contrib import admin, messages
+from django.contrib.admin.utils import unquote
 from django.contrib.admin.views.main import ChangeList
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.forms import AdminUserCreationForm, UserChangeForm
@@ -91,16 +92,31 @@ class UserAdmin(DjangoUserAdmin):
             obj.save(force_insert=True)
         elif fields := {field.name for field in User._meta.concrete_fields} & set(form.changed_data):
             obj.save(update_fields=fields)
+        if change and "is_staff" in form.changed_data:
+            self._end_sessions_of(request, obj)
+
+    def _end_sessions_of(self, request: HttpRequest, user: User) -> None:
+        """End the sessions of who is or was staff: their tokens say what they were."""
+        try:
+            sessions.close_all_families(user_id=str(user.pk))
+        except Transient:
+            left = "Redis is not answering: for up to 15 minutes their tokens say what they were."
+            self.message_user(request, left, messages.ERROR)
 
     def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> HttpResponse:  # noqa: A002
-        """Set a user's password; their sessions end first, or the password stays."""
-        if request.method == "POST" and self.has_change_permission(request):
-            try:
-                sessions.close_all_families(user_id=id)
-            except Transient as error:
-                self.message_user(request, error.detail, messages.ERROR)
-                return HttpResponseRedirect(request.get_full_path())
-        return super().user_change_password(request, id, form_url)
+        """Set a user's password. Their sessions end first, or the password stays; and once more afterwards,
+        for who signed in with the old one in between."""
+        user = self.get_object(request, unquote(id)) if request.method == "POST" else None
+        if user is None or not self.has_change_permission(request, user):
+            return super().user_change_password(request, id, form_url)
+        try:
+            sessions.close_all_families(user_id=str(user.pk))
+        except Transient as error:
+            self.message_user(request, error.detail, messages.ERROR)
+            return HttpResponseRedirect(request.get_full_path())
+        response = super().user_change_password(request, id, form_url)
+        services.close_sessions_again(user_id=str(user.pk))
+        return response
 
     @admin.display(description="Wallets, transactions, API keys")
     def money(self, user: User) -> SafeString:
@@ -229,10 +245,22 @@ class ApiKeyAdmin(StoredRowsAdmin):
         """Return the bounded list with actions."""
         return NewestFirstWithActions
 
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[ApiKey], search_term: str
+    ) -> tuple[QuerySet[ApiKey], bool]:
+        """Search; warn who has put a secret into the address, which browsers and proxies write down."""
+        if api_keys.is_whole(search_term.strip()):
+            self.message_user(
+                request,
+                "That is a whole key: it stands in logs now, so revoke it. Paste only its beginning.",
+                messages.ERROR,
+            )
+            return queryset.filter(pk=""), False
+        return super().get_search_results(request, queryset, search_term)
+
     def search(self, term: str) -> Q:
         """Return what an exact search term selects."""
         if term.startswith((api_keys.BEARER_PREFIX, API_KEY_PREFIX)):
-            # Who pastes a whole key finds it, too; its secret is not looked at.
             return Q(pk=API_KEY_PREFIX + term.split("_")[1])
         owner = selectors.find_user_by_email(email=term) or selectors.find_user(user_id=term)
         return Q(owner_id=owner.pk) if owner else Q(pk=term)

@@ -1,9 +1,10 @@
 """API keys: how machines call, `Authorization: Bearer pk_<id>_<secret>`.
 
 A key acts for its owner and for nobody else, within its scopes, until it expires or is revoked. What must
-stay true: the secret is in one answer and nowhere else. It is 32 random bytes, which nobody finds by trying,
-so one SHA-256 at rest is enough; a slow hash is for what people choose. A key never makes a key, and a user
-never has more living ones than API_KEYS_PER_USER_MAX: each holds one of so many slots under a unique index.
+stay true: the secret is in one answer and nowhere else (an idempotency key keeps that answer, encrypted, for
+a day). It is 32 random bytes, which nobody finds by trying, so one SHA-256 at rest is enough; a slow hash is
+for what people choose. A key never makes a key, and a user never has more living ones than
+API_KEYS_PER_USER_MAX: each holds one of so many slots under a unique index.
 """
 
 from __future__ import annotations
@@ -125,6 +126,11 @@ def read_key(encoded: str) -> KeyCaller:
     # Staff's own keys lose it with their owner's privilege; what staff gave to others stays given.
     granted_by_staff = key.created_by_id != key.owner_id or owner.is_staff
     return KeyCaller(key.id, frozenset(key.scopes), owner, granted_by_staff)
+
+
+def is_whole(text: str) -> bool:
+    """Say whether this has the form of a key with its secret."""
+    return _FORM.fullmatch(text) is not None
 
 
 def _note_use(key: ApiKey, now: datetime) -> None:

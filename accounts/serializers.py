@@ -42,6 +42,12 @@ _REFUSED_CATEGORIES = frozenset({"Cc", "Cs", "Co", "Cn", "Zl", "Zp"})
 class EmailField(StrictCharField):
     """An email address in ASCII without a quoted part, given back in the one spelling that is stored."""
 
+    json_schema = {
+        "type": "string",
+        "pattern": r"^[A-Za-z0-9_!#$%&'*+/=?^`{|}~-]+(\.[A-Za-z0-9_!#$%&'*+/=?^`{|}~-]+)*@"
+        r"([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z]{2,63}$",
+        "description": "An email address in ASCII; given back in lower case.",
+    }
     default_error_messages = {"invalid_email": "Enter an email address such as alice@example.com."}
 
     def __init__(self, **kwargs: Any) -> None:

@@ -135,10 +135,18 @@ def change_password(*, user: User, family: str, current_password: str, new_passw
     sessions.close_other_families(user_id=str(user.pk), family=family)
     if not _replace_password(user, new_password):
         raise InvalidCredentials("The current password is wrong.", field="current_password")
+    close_sessions_again(user_id=str(user.pk), family=family)
+
+
+def close_sessions_again(*, user_id: str, family: str = "") -> None:
+    """End a user's sessions but `family` after a change before which they were ended, too.
+
+    In between somebody may have opened one. The change stands, so a silent Redis is logged, not raised.
+    """
     try:
-        sessions.close_other_families(user_id=str(user.pk), family=family)
+        sessions.close_other_families(user_id=user_id, family=family)
     except Transient:
-        logger.warning("sessions not closed again after a password change", extra={"user_id": str(user.pk)})
+        logger.warning("sessions not closed again after a change of an account", extra={"user_id": user_id})
 
 
 def change_profile(
@@ -195,7 +203,8 @@ def _let_wallets_follow(user_id: str) -> None:
 def ensure_staff(*, email: str, password: str) -> User:
     """Create or update a user who may do everything in the admin. Safe to repeat. Raises Transient.
 
-    A deactivated user stays deactivated: that was somebody's decision.
+    A deactivated user stays deactivated: that was somebody's decision. A new password ends all sessions, as
+    in `change_password`.
     """
     with selectors.unavailable_is_transient():
         user = selectors.find_user_by_email(email=email)
@@ -204,10 +213,13 @@ def ensure_staff(*, email: str, password: str) -> User:
         changed = []
         # An equal password is left alone: a new hash of it would end the admin's sessions.
         if not user.check_password(password):
+            sessions.close_all_families(user_id=str(user.pk))
             user.set_password(password)
             changed = ["password"]
         user.is_staff = user.is_superuser = True
         user.save(update_fields=[*changed, "is_staff", "is_superuser"])
+    if changed:
+        close_sessions_again(user_id=str(user.pk))
     return user
 
 

@@ -38,6 +38,7 @@ class SessionViewSet(ApiViewSet):
     authentication_classes = ()
     permission_classes = (AllowAny,)
     limits = dict.fromkeys(("register", "login", "refresh", "logout"), "auth")
+    naming_emails = frozenset({"register", "login"})
 
     def register(self, request: Request) -> Response:
         """POST /auth/register: create a user with a wallet in the default currency."""

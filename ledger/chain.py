@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from datetime import datetime
 from enum import StrEnum
 from operator import attrgetter, itemgetter
@@ -98,13 +98,14 @@ class Entry:
 
     def to_document(self) -> dict[str, Any]:
         """Return the entry as MongoDB stores it."""
-        document = {name: getattr(self, name) for name in _FIELDS}
-        document["_id"] = document.pop("id")
+        document = dict(zip(_NAMES, _values(self), strict=True))
         document["kind"], document["contra"] = self.kind.value, self.contra.value
         return document
 
 
 _FIELDS = tuple(field.name for field in fields(Entry))
+_NAMES = ("_id", *_FIELDS[1:])
+_values = attrgetter(*_FIELDS)
 
 
 def from_document(document: dict[str, Any]) -> Entry:
@@ -162,22 +163,23 @@ def _next_entry(head: Entry | None, posting: Posting, now: datetime) -> Entry:
     balance = head.balance_minor if head else 0
     kind, reason = _decide(balance, posting)
     amount = SIGNS[kind] * posting.amount_minor
-    entry = Entry(
-        id=posting.operation_id,
-        wallet_id=posting.wallet_id,
-        sequence=head.sequence + 1 if head else 1,
-        kind=kind,
-        amount_minor=amount,
-        balance_minor=balance + amount,
-        requested_minor=posting.amount_minor,
-        currency=posting.currency,
-        contra=Contra.CLEARING if posting.transaction_id else Contra.EXTERNAL,
-        transaction_id=posting.transaction_id,
-        reason=reason,
-        created_at=max(now, head.created_at) if head else now,
-        previous_hash=head.hash if head else GENESIS_HASH,
+    # In the order of the fields and of what is hashed, which is the same.
+    content = (
+        posting.operation_id,
+        posting.wallet_id,
+        head.sequence + 1 if head else 1,
+        kind,
+        amount,
+        balance + amount,
+        posting.amount_minor,
+        posting.currency,
+        Contra.CLEARING if posting.transaction_id else Contra.EXTERNAL,
+        posting.transaction_id,
+        reason,
+        max(now, head.created_at) if head else now,
+        head.hash if head else GENESIS_HASH,
     )
-    return replace(entry, hash=digest(entry))
+    return Entry(*content, hash=_digest(content))
 
 
 def _decide(balance_minor: int, posting: Posting) -> tuple[Kind, str]:

@@ -26,7 +26,7 @@ class Violation:
     def __str__(self) -> str:
         place = [f"wallet {self.wallet_id} #{self.sequence}"] if self.wallet_id else []
         place += [f"transaction {self.transaction_id}"] if self.transaction_id else []
-        return f"{self.invariant} {', '.join(place) or 'sums'}: {self.detail}"
+        return f"{' '.join([self.invariant, ', '.join(place)]).strip()}: {self.detail}"
 
 
 @dataclass(slots=True)

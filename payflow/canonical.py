@@ -5,6 +5,7 @@ Other than `signing.canonical` this takes every number: what is compared here is
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
@@ -25,6 +26,11 @@ def canonical_json(value: Any) -> str:
     if isinstance(value, int | Decimal) and not isinstance(value, bool):
         return _number(Decimal(value))
     return json.dumps(value)
+
+
+def digest(value: Any) -> str:
+    """Return SHA-256 over `canonical_json`, in hexadecimal."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
 def _number(number: Decimal) -> str:

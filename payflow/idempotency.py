@@ -4,8 +4,8 @@ What must stay true: one key of one user at one endpoint belongs to one request 
 with the process that holds it; only its holder stores an answer; only the user it was given to can get it
 back. Redis may lose all of this: where money moves, the key is also written beside it, in MongoDB.
 
-A slot is a Redis hash `payflow:idempotency:{<key>}:<digest>`, the digest made of user, method, path and key.
-While `owner` stands in it the request runs; once `answer` does it is over. `payflow:idempotency:{<key>}`
+A slot is a Redis hash `payflow:idempotency:<key>:<digest>`, the digest made of user, method, path and key.
+While `owner` stands in it the request runs; once `answer` does it is over. `payflow:idempotency:<key>`
 names the slots of a key, for staff.
 """
 
@@ -236,8 +236,7 @@ def _read(slot: str, secret: str) -> Answer | None:
 
 
 def _index(key: str) -> str:
-    # In braces, so that a cluster keeps a key's slots and their index on one server.
-    return f"{_PREFIX}:{{{key}}}"
+    return f"{_PREFIX}:{key}"
 
 
 def _run(script: str, keys: list[str], *arguments: str | float) -> Any:

@@ -63,12 +63,14 @@ def ensure_indexes() -> list[str]:
 
 
 @contextmanager
-def unavailable_is_transient() -> Iterator[None]:
+def unavailable_is_transient(
+    detail: str = "The database is not answering. Try again shortly.",
+) -> Iterator[None]:
     """Turn "MongoDB did not answer" into Transient, so that callers need not know pymongo's errors."""
     try:
         yield
     except UNAVAILABLE as error:
-        raise Transient("The database is not answering. Try again shortly.") from error
+        raise Transient(detail) from error
 
 
 def ping() -> None:

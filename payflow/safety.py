@@ -95,7 +95,12 @@ def refuse_unsafe_production(
     ]
     if not allowed_hosts or "*" in allowed_hosts:
         reasons.append("ALLOWED_HOSTS does not name this service's hosts")
-    if reasons:
+    refuse_in_production(dict.fromkeys(reasons, True))
+
+
+def refuse_in_production(faults: Mapping[str, bool]) -> None:
+    """Raise ImproperlyConfigured with every reason that is true."""
+    if reasons := [reason for reason, is_so in faults.items() if is_so]:
         raise ImproperlyConfigured(
             "PayFlow refuses to start in production: "
             + "; ".join(reasons)
@@ -139,7 +144,7 @@ def refuse_out_of_range(ranges: Sequence[tuple[str, float, float, float]]) -> No
     reasons = [
         f"{name} must be at least {lowest:g}"
         if math.isinf(highest)
-        else f"{name} must be from {lowest:g} to {highest:g}"
+        else f"{name} must be from {lowest:.8g} to {highest:.8g}"
         for name, value, lowest, highest in ranges
         if not lowest <= value <= highest
     ]

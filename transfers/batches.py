@@ -13,13 +13,13 @@ What must stay true, wherever somebody dies:
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from celery.exceptions import SoftTimeLimitExceeded
 from django.conf import settings
-from pymongo import ReturnDocument
 from pymongo.errors import BulkWriteError, DuplicateKeyError
 
 from payflow import clock, correlation
@@ -32,7 +32,7 @@ from payflow.mongodb import DUPLICATE_KEY_CODE, collection, unavailable_is_trans
 from transfers import parties, selectors, services, states
 from transfers.body import transaction_body
 from transfers.documents import Transaction, TransferBatch
-from transfers.errors import ReferenceUsed
+from transfers.errors import BatchUnfinished, ReferenceUsed
 from transfers.parties import Facts, TransferRequest
 from transfers.services import Key
 from transfers.states import Status
@@ -47,14 +47,15 @@ _FATES = {Status.COMPLETED.value: "moved", Status.FAILED.value: "failed"}
 
 @dataclass(frozen=True, slots=True)
 class StartedBatch:
-    """A batch that is written down; `replayed` when an earlier request with this key began it.
+    """A batch that is written down with its transactions, as they were first written.
 
-    `transaction_ids` are for the caller to set going: none where somebody else has that to do.
+    `replayed` when an earlier request with this key began it; `is_ours` when this one is to set them going.
     """
 
     row: Row
+    transactions: list[Row]
     replayed: bool
-    transaction_ids: list[str]
+    is_ours: bool
 
 
 def start_batch(
@@ -63,50 +64,60 @@ def start_batch(
     """Write down a batch and all its transactions, each INITIATED. No money has moved yet.
 
     A wish that is refused already is the problem that says why. Raises NotAuthenticated,
-    IdempotencyKeyReused, Transient; after the last of these the batch may be written all the same.
+    IdempotencyKeyReused, Transient; after the last of these the batch may be written all the same, and after
+    BatchUnfinished, one of them, it is.
     """
     row = _find_earlier(sender_id, key)
     replayed = row is not None
     if row is None:
         row, replayed = _write_down(sender_id, list(wishes), key)
-    is_ours = False
     if "due_at" in row:
-        row, is_ours = finish(row)
-    return StartedBatch(row, replayed, [t["_id"] for t in transactions_of(row)] if is_ours else [])
+        try:
+            row, transactions, is_ours = finish(row)
+        except Transient as error:
+            raise BatchUnfinished(row["_id"]) from error
+    else:
+        transactions, is_ours = transactions_of(row), False
+    return StartedBatch(row, transactions, replayed, is_ours)
 
 
-def finish(batch: Row) -> tuple[Row, bool]:
+def finish(batch: Row) -> tuple[Row, list[Row], bool]:
     """Write the batch's transactions and decide what became of each, wherever others stopped.
 
-    Return the batch as it is decided, and whether this call did it. Raises Transient.
+    Return the batch as it is decided, its transactions, and whether this call did it. Raises Transient.
     """
-    taken = _write_transactions(batch)
+    transactions = transactions_of(batch)
+    taken = _write(batch, transactions)
     crash_point("batch.written")
-    refused = {
-        f"items.{position}": {"problem": as_part(ReferenceUsed(batch["items"][position]["reference"]))}
-        for position in taken
-    }
-    decided = {**refused, "refused": batch["refused"] + len(taken)}
+    problems = {at: {"problem": as_part(ReferenceUsed(batch["items"][at]["reference"]))} for at in taken}
+    refused = batch["refused"] + len(problems)
     query = {"_id": batch["_id"], "due_at": {"$exists": True}}
-    change = {"$set": decided, "$unset": {"due_at": ""}}
+    decided = {"refused": refused, **{f"items.{at}": problem for at, problem in problems.items()}}
     with unavailable_is_transient():
-        row = collection(TransferBatch).find_one_and_update(
-            query, change, return_document=ReturnDocument.AFTER
-        )
+        change = {"$set": decided, "$unset": {"due_at": ""}}
+        count = collection(TransferBatch).update_one(query, change).modified_count
     crash_point("batch.decided")
-    if row is not None:
-        return row, True
-    with unavailable_is_transient():
-        return collection(TransferBatch).find_one({"_id": batch["_id"]}) or batch, False
+    if not count:
+        with unavailable_is_transient():
+            decided = collection(TransferBatch).find_one({"_id": batch["_id"]}) or batch
+        return decided, transactions_of(decided), False
+    items = [problems.get(at, item) for at, item in enumerate(batch["items"])]
+    row = {**batch, "refused": refused, "items": items}
+    del row["due_at"]
+    return row, transactions_of(row) if problems else transactions, True
 
 
 def finish_stalled() -> int:
     """Finish up to PER_TICK_MAX batches that are due; return how many. One that cannot be stops no other.
 
-    Raises Transient when MongoDB does not answer.
+    Begins none after RECOVERY_TICK_SECONDS_MAX: what is left is due at the next tick, too. Raises Transient
+    when MongoDB does not answer.
     """
+    deadline = time.monotonic() + settings.RECOVERY_TICK_SECONDS_MAX
     finished = 0
     for batch in selectors.find_stalled_batches(now=clock.now(), limit=PER_TICK_MAX):
+        if time.monotonic() >= deadline:
+            break
         try:
             finish(batch)
             finished += 1
@@ -118,18 +129,21 @@ def finish_stalled() -> int:
     return finished
 
 
-def transactions_of(batch: Row) -> Iterator[Row]:
-    """Yield the accepted transactions as they are first written down, in order. Pure, but for a setting."""
-    for position, item in enumerate(batch["items"]):
-        if "problem" not in item:
-            yield _transaction(batch, position)
-
-
-def batch_body(batch: Row) -> dict[str, Any]:
-    """Return the answer to the request: for each transfer its transaction or its problem, in order."""
-    results = [
-        item if "problem" in item else {"transaction": transaction_body(_transaction(batch, position))}
+def transactions_of(batch: Row) -> list[Row]:
+    """Return the accepted transactions in order, as they are first written down, by whomever."""
+    return [
+        _transaction(batch, position, item)
         for position, item in enumerate(batch["items"])
+        if "problem" not in item
+    ]
+
+
+def batch_body(batch: Row, transactions: Iterable[Row]) -> dict[str, Any]:
+    """Return the answer to the request: for each transfer its transaction or its problem, in order. Pure."""
+    accepted = iter(transactions)
+    results = [
+        item if "problem" in item else {"transaction": transaction_body(next(accepted))}
+        for item in batch["items"]
     ]
     refused = batch["refused"]
     return {"id": batch["_id"], "created": batch["size"] - refused, "refused": refused, "results": results}
@@ -184,7 +198,7 @@ def _write_down(sender_id: str, wishes: list[TransferRequest | Problem], key: Ke
         **({"idempotency_key": key.value, "fingerprint": key.fingerprint} if key else {}),
     }
     try:
-        with unavailable_is_transient():
+        with unavailable_is_transient(services.IN_DOUBT):
             collection(TransferBatch).insert_one(row)
     except DuplicateKeyError:
         earlier = _find_earlier(sender_id, key)
@@ -217,34 +231,32 @@ def _plan(wishes: Iterable[TransferRequest | Problem], facts: Facts) -> Iterator
         yield services.terms_of(wish, sides)
 
 
-def _transaction(batch: Row, position: int) -> Row:
-    """Return a transaction as it is first written down, the same for whoever writes it."""
+def _transaction(batch: Row, position: int, item: Row) -> Row:
     return services.initiated(
         # The batch's time, most of its random part, and the place in it: ids in the order of the request.
         transaction_id=f"txn_{batch['_id'][4:32]}{position:04x}",
         sender_id=batch["sender_id"],
-        terms={**batch["items"][position], "batch_id": batch["_id"]},
+        terms={**item, "batch_id": batch["_id"]},
         at=batch["created_at"],
         correlation_id=batch["correlation_id"],
     )
 
 
-def _write_transactions(batch: Row) -> list[int]:
+def _write(batch: Row, transactions: list[Row]) -> list[int]:
     """Insert those transactions that are not there; return the positions of those that cannot be.
 
     What is refused as a duplicate is there already, or its reference belongs to another transaction, which
     is there for ever: so everybody who asks gets the same answer.
     """
-    positions = [position for position, item in enumerate(batch["items"]) if "problem" not in item]
-    rows = [_transaction(batch, position) for position in positions]
     try:
         with unavailable_is_transient():
-            collection(Transaction).insert_many(rows, ordered=False)
+            collection(Transaction).insert_many(transactions, ordered=False)
     except BulkWriteError as error:
         failures = error.details.get("writeErrors", [])
         if error.details.get("writeConcernErrors") or any(f["code"] != DUPLICATE_KEY_CODE for f in failures):
             raise Transient("The database did not take the batch. Try again shortly.") from error
-        duplicates = {rows[failure["index"]]["_id"]: positions[failure["index"]] for failure in failures}
+        positions = [at for at, item in enumerate(batch["items"]) if "problem" not in item]
+        duplicates = {transactions[f["index"]]["_id"]: positions[f["index"]] for f in failures}
         there = {row["_id"] for row in selectors.load(duplicates)}
         return [position for id_, position in duplicates.items() if id_ not in there]
     return []
@@ -252,7 +264,7 @@ def _write_transactions(batch: Row) -> list[int]:
 
 def _put_off(batch: Row) -> None:
     """Have recovery look at a batch later, and later each time."""
-    attempts = batch.get("attempts", 0) + 1
+    attempts = states.tries_of(batch) + 1
     seconds = states.next_look_seconds(
         attempts=attempts, stalled_after_seconds=settings.SAGA_STALLED_AFTER_SECONDS
     )

@@ -24,6 +24,7 @@ def transaction_body(row: Row) -> dict[str, Any]:
         "status": row["status"],
         "description": row.get("description") or None,
         "reference": row.get("reference"),
+        "batch_id": row.get("batch_id"),
         "failure": {name: failure[name] for name in ("code", "detail", "refunded")} if failure else None,
         "history": [
             {"status": move["status"], "at": clock.rfc3339(move["at"]), "reason": move["reason"] or None}

@@ -37,6 +37,16 @@ class ReferenceUsed(AlreadyExists):
         super().__init__(f"You have a transfer with the reference {reference} already.", field="reference")
 
 
+class BatchUnfinished(Transient):
+    """The batch is written down and will be carried out; what becomes of each transfer is not known yet."""
+
+    def __init__(self, batch_id: str) -> None:
+        super().__init__(
+            f"The batch is written down and will be carried out. Do not send it again without its"
+            f" Idempotency-Key: that would be a second batch. Ask with GET /transactions/batch/{batch_id}."
+        )
+
+
 class BatchNotFound(NotFound):
     """No such batch, or not one of the caller's."""
 

@@ -33,6 +33,12 @@ def pop(count_max: int) -> tuple[list[str], bool]:
     return ids or [], remaining > 0
 
 
+def count() -> int:
+    """Return how many ids wait. Raises Transient."""
+    with redisdb.unavailable_is_transient():
+        return redisdb.client().llen(KEY)
+
+
 def is_stuck(*, remember_seconds: float) -> bool:
     """Say whether the id that has waited longest did so already when this was last asked. Raises Transient.
 

@@ -12,10 +12,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from dataclasses import asdict
+from functools import lru_cache
 from typing import Any
 
 from payflow import clock, events, metrics
 from payflow.crashpoints import crash_point
+from payflow.events import EventType
 from payflow.mongodb import collection, unavailable_is_transient
 from transfers import notices, states
 from transfers.body import transaction_body
@@ -84,14 +86,19 @@ def announce(rows: Iterable[Row], *, new_only: bool = False) -> None:
     """Tell the events of the rows' last move, or of their whole history, to everybody. Raises Transient."""
     told = []
     for row in rows:
-        statuses = [Status(step["status"]) for step in row["history"]]
-        body = transaction_body(row)
-        for position, event_type in states.events_of(statuses, since=len(statuses) - 1 if new_only else 0):
-            at = row["history"][position]["at"]
-            told.append(events.Event(row["_id"], event_type, at, body))
+        history, body = row["history"], transaction_body(row)
+        for position, event_type in _events_of(tuple([step["status"] for step in history]), new_only):
+            told.append(events.Event(row["_id"], event_type, history[position]["at"], body))
     fan_out(told)
     events.publish(told)
     notices.write_down(told)
+
+
+@lru_cache(maxsize=64)
+def _events_of(statuses: tuple[str, ...], new_only: bool) -> list[tuple[int, EventType]]:
+    """Return the events of a whole history or of its last move; there are only so many histories."""
+    since = len(statuses) - 1 if new_only else 0
+    return states.events_of([Status(status) for status in statuses], since=since)
 
 
 def fail(rows: list[Row], leaving: Status, failure: Failure, *, refunded: bool, tell_all: bool) -> list[Row]:

@@ -2,7 +2,8 @@
 
 The only thing that must run for every transaction to finish; messages, the inbox and the chain of tasks
 are accelerators. It drives the saga's own steps, which are safe to repeat, so it may race with anyone: that
-recoveries take turns saves work and decides nothing. One transaction that cannot be driven stops no other.
+recoveries take turns saves work and decides nothing. One transaction that cannot be driven stops no other,
+and no batch that cannot be finished stops any.
 """
 
 from __future__ import annotations
@@ -54,10 +55,8 @@ def recover_stalled() -> Report:
 
 
 def _recover() -> Report:
-    # First: what it writes down is due already.
-    finished = batches.finish_stalled()
-    if finished:
-        logger.info("stalled batches finished", extra={"count": finished})
+    # First: what they write down is due already.
+    _finish_batches()
     now = clock.now()
     rows = selectors.find_stalled(now=now, limit=settings.RECOVERY_BATCH_MAX)
     if not rows:
@@ -69,6 +68,19 @@ def _recover() -> Report:
     metrics.TRANSACTIONS_RECOVERED.inc(report.driven)
     logger.info("stalled transactions driven", extra={"driven": report.driven, "undriven": report.undriven})
     return report
+
+
+def _finish_batches() -> None:
+    """Finish batches that are due. Transactions are driven whatever is wrong with these."""
+    try:
+        finished = batches.finish_stalled()
+    except (Transient, SoftTimeLimitExceeded):
+        raise
+    except Exception:
+        logger.exception("stalled batches not finished")
+        return
+    if finished:
+        logger.info("stalled batches finished", extra={"count": finished})
 
 
 @contextmanager
@@ -100,8 +112,7 @@ def _claim(rows: list[Row], now: datetime) -> tuple[list[Row], int]:
     """
     by_attempts: dict[int, list[Row]] = defaultdict(list)
     for row in rows:
-        attempts = row.get("attempts")
-        by_attempts[attempts if isinstance(attempts, int) else 0].append(row)
+        by_attempts[states.tries_of(row)].append(row)
     claimed: list[Row] = []
     flagged = 0
     for attempts, group in sorted(by_attempts.items()):

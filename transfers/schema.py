@@ -61,6 +61,7 @@ TRANSACTION = Model(
         status=STATUS,
         description=nullable(text("The sender's words.")),
         reference=nullable(text("The sender's own name for it, unique among the sender's transfers.")),
+        batch_id=nullable(text("The batch that it was asked for with.")),
         failure=nullable(FAILURE),
         history={
             "type": "array",
@@ -133,6 +134,7 @@ COMPLETED: dict[str, Any] = {
     "status": "COMPLETED",
     "description": "dinner",
     "reference": None,
+    "batch_id": None,
     "failure": None,
     "history": [
         {"status": "INITIATED", "at": "2026-11-23T05:13:23.919Z", "reason": None},
@@ -278,6 +280,7 @@ BATCHES = {
                                     **INITIATED,
                                     "description": None,
                                     "reference": "payroll-11/bob",
+                                    "batch_id": _BATCH_ID,
                                 }
                             },
                             {
@@ -287,7 +290,13 @@ BATCHES = {
                                     "status": 404,
                                     "detail": "Nobody who can receive money is known by this.",
                                     "code": "receiver_not_found",
-                                    "errors": [],
+                                    "errors": [
+                                        {
+                                            "field": "receiver_email",
+                                            "code": "receiver_not_found",
+                                            "detail": "Nobody who can receive money is known by this.",
+                                        }
+                                    ],
                                 }
                             },
                         ],

@@ -17,6 +17,8 @@ from transfers.documents import Notice, Transaction, TransferBatch
 from transfers.states import TERMINAL, Status
 
 QUERY_TIME_MS_MAX = 2_000
+# A time that is none would make no age; the audit names such a batch.
+_UNFINISHED = {"due_at": {"$exists": True}, "created_at": {"$type": "date"}}
 
 
 class Direction(StrEnum):
@@ -108,6 +110,13 @@ def find_stalled_batches(*, now: datetime, limit: int) -> list[dict[str, Any]]:
         return list(found.limit(limit))
 
 
+def list_unfinished_batches(*, limit: int) -> list[str]:
+    """Return the ids of up to `limit` batches that are not all written down yet."""
+    with unavailable_is_transient():
+        found = collection(TransferBatch).find({"due_at": {"$exists": True}}, {"_id": 1}).limit(limit)
+        return [row["_id"] for row in found.max_time_ms(QUERY_TIME_MS_MAX)]
+
+
 def count_outcomes(*, batch_id: str) -> list[dict[str, Any]]:
     """Return for each status and currency of a batch's transactions how many there are and their sum."""
     stages: list[dict[str, Any]] = [
@@ -161,15 +170,19 @@ def find_notice(*, notice_id: str) -> dict[str, Any] | None:
 
 
 def report_saga() -> Report:
-    """Say how long the oldest transaction that has not ended has been under way: with no worker, it grows.
+    """Say how long the oldest transaction or batch that has not ended has been under way.
 
-    Reads the oldest few of the sparse list that recovery works on, however many transactions there are.
+    It grows with no worker, and with a batch that cannot be finished. Reads the oldest few of the sparse list
+    that recovery works on, however many transactions there are; of batches all that are unfinished, which
+    are few unless something is wrong with them.
     """
     query = {"due_at": {"$exists": True}, "status": {"$nin": sorted(states.TERMINAL)}}
     with unavailable_is_transient():
         cursor = collection(Transaction).find(query, {"initiated_at": 1}).sort("due_at", 1)
-        rows = list(cursor.limit(1).max_time_ms(QUERY_TIME_MS_MAX))
-    age_seconds = (clock.now() - rows[0]["initiated_at"]).total_seconds() if rows else 0.0
+        begun = [row["initiated_at"] for row in cursor.limit(1).max_time_ms(QUERY_TIME_MS_MAX)]
+        batches = collection(TransferBatch).find(_UNFINISHED, {"created_at": 1}).sort("created_at", 1)
+        begun += [row["created_at"] for row in batches.limit(1).max_time_ms(QUERY_TIME_MS_MAX)]
+    age_seconds = (clock.now() - min(begun)).total_seconds() if begun else 0.0
     is_well = age_seconds < settings.SAGA_QUEUE_AGE_SECONDS_MAX
     return Report(
         is_well, {"status": "up" if is_well else "stalled", "queue_age_seconds": round(age_seconds, 3)}

@@ -20,6 +20,10 @@ from transfers.errors import ReferenceUsed
 from transfers.parties import Parties, TransferRequest
 from transfers.states import Status
 
+IN_DOUBT = (
+    "The database did not answer in time, and may have written it down all the same. Send it again with the"
+    " same Idempotency-Key; without one, look with GET /transactions before you do."
+)
 KEY_REUSED = "This idempotency key was used for another request; use a new one."
 
 
@@ -59,7 +63,7 @@ def start_transaction(*, request: TransferRequest, key: Key | None) -> Started:
         **({"idempotency_key": key.value, "fingerprint": key.fingerprint} if key else {}),
     }
     try:
-        with unavailable_is_transient():
+        with unavailable_is_transient(IN_DOUBT):
             collection(Transaction).insert_one(row)
     except DuplicateKeyError as error:
         earlier = _find_earlier(request.sender_id, key) if key else None

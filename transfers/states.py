@@ -4,9 +4,11 @@ is declined, when a credit is refused, and when recovery looks again.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Any
 
 from payflow import money
 from payflow.events import EventType
@@ -30,6 +32,7 @@ class Settlement(StrEnum):
     REFUND = "REFUND"
 
 
+_TRIES_MAX = 1_000_000
 TERMINAL = frozenset({Status.COMPLETED, Status.FAILED})
 
 # Every move there is, and the events it publishes, in order.
@@ -112,6 +115,12 @@ def events_of(statuses: list[Status], *, since: int = 0) -> list[tuple[int, Even
         for position in range(since, len(statuses))
         for event in MOVES[previous[position], statuses[position]]
     ]
+
+
+def tries_of(row: Mapping[str, Any]) -> int:
+    """Return how often recovery has tried; what no recovery can have counted counts as nothing."""
+    attempts = row.get("attempts")
+    return attempts if isinstance(attempts, int) and 0 <= attempts < _TRIES_MAX else 0
 
 
 def next_look_seconds(*, attempts: int, stalled_after_seconds: float) -> float:

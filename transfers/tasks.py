@@ -26,6 +26,8 @@ from webhooks import circuit
 logger = logging.getLogger(__name__)
 # The id that has waited longest is remembered for so many ticks: some come late.
 INBOX_TICKS = 5
+# From this part of a full step on, those that wait are a crowd.
+CROWD_PARTS = 10
 RETRY: dict[str, Any] = {
     "autoretry_for": (Transient,),
     "max_retries": 5,
@@ -46,6 +48,10 @@ def debit(self: Task, transaction_ids: list[str] | None = None) -> list[str]:
     if transaction_ids is None:
         # A step costs nearly as much for one transfer as for ten: give others a moment to come along.
         time.sleep(settings.SAGA_LINGER_SECONDS)
+        crowd = max(2, settings.SAGA_BATCH_MAX // CROWD_PARTS)
+        if crowd <= inbox.count() < settings.SAGA_BATCH_MAX:
+            # They come in batches, and for whoever sends hundreds a longer moment is none.
+            time.sleep(settings.SAGA_CROWD_LINGER_SECONDS)
         transaction_ids, more = inbox.pop(settings.SAGA_BATCH_MAX)
         self.request.args = [transaction_ids]  # a retry must work on these, not on the next ones
         crash_point("tasks.popped")

@@ -15,8 +15,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from accounts.authentication import WalletGuardedAuthentication
-from payflow import idempotency
-from payflow.api import prefer
+from payflow import canonical, idempotency
+from payflow.api import limits, prefer
 from payflow.api.describing import described
 from payflow.api.pages import page
 from payflow.api.problems import as_part, problem
@@ -114,14 +114,15 @@ class TransferBatchViewSet(ApiViewSet):
         key = idempotency.key_of(request)
         wanted = StartBatch(data=request.data)
         wanted.is_valid(raise_exception=True)
-        digest = services.Key(key, idempotency.fingerprint(request.data)) if key else None
+        limits.count_in(request, "batched", len(wanted.validated_data["transfers"]))
+        digest = services.Key(key, canonical.digest(request.data)) if key else None
         wishes = [_wish(request.user.id, transfer) for transfer in wanted.validated_data["transfers"]]
         started = batches.start_batch(sender_id=request.user.id, wishes=wishes, key=digest)
-        if started.transaction_ids:
-            _set_going(started.transaction_ids)
+        if started.is_ours and started.transactions:
+            _set_going([transaction["_id"] for transaction in started.transactions])
         headers = {idempotency.REPLAYED_HEADER: "true"} if started.replayed else {}
         headers["Location"] = f"/transactions/batch/{started.row['_id']}"
-        return Response(batches.batch_body(started.row), status=201, headers=headers)
+        return Response(batches.batch_body(started.row, started.transactions), status=201, headers=headers)
 
     def retrieve(self, request: Request, pk: str) -> Response:
         """GET /transactions/batch/{id}: what came of it, for its sender and staff."""

@@ -21,7 +21,7 @@ class OpenWallet(StrictSerializer):
     currency = CurrencyField()
 
 
-class CurrencyQuery(serializers.Serializer):
+class CurrencyQuery(StrictSerializer):
     """?currency=."""
 
     currency = CurrencyField(default=settings.DEFAULT_CURRENCY)
@@ -50,7 +50,7 @@ class HistoryQuery(PageQuery):
         return int(value)
 
 
-class BalanceQuery(serializers.Serializer):
+class BalanceQuery(StrictSerializer):
     """?at=."""
 
     at = TimeField(required=False)

@@ -17,8 +17,8 @@ from payflow import redisdb
 _COUNT = """
 local counts = {}
 for i, key in ipairs(KEYS) do
-  counts[i] = redis.call('INCR', key)
-  if counts[i] == 1 then redis.call('EXPIRE', key, ARGV[i]) end
+  counts[i] = redis.call('INCRBY', key, ARGV[#ARGV])
+  if counts[i] == tonumber(ARGV[#ARGV]) then redis.call('EXPIRE', key, ARGV[i]) end
 end
 return counts
 """
@@ -36,9 +36,9 @@ class Counters(BaseCache):
         self._noted.append((key, timeout))
         return True
 
-    def count_noted(self) -> list[int]:
-        """Count once for each noted key; return the counts in their order. Raises Transient."""
+    def count_noted(self, cost: int) -> list[int]:
+        """Add `cost`, at least 1, for each noted key; return the counts in their order. Raises Transient."""
         noted, self._noted = self._noted, []
         keys, ends = [key for key, _ in noted], [end for _, end in noted]
         with redisdb.unavailable_is_transient():
-            return cast("list[int]", redisdb.client().eval(_COUNT, len(keys), *keys, *ends))
+            return cast("list[int]", redisdb.client().eval(_COUNT, len(keys), *keys, *ends, cost))

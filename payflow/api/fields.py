@@ -11,24 +11,30 @@ from rest_framework import serializers
 from payflow import clock, money
 from payflow.api.describing import CURRENCY
 
+UNKNOWN_TOLD_MAX = 10
+UNKNOWN_LENGTH_MAX = 64
 ID_PATTERN = "[A-Za-z0-9_.:-]{1,160}"
 
 
 class StrictSerializer(serializers.Serializer):
-    """An input that refuses fields it does not know: a typing error must not change what moves."""
+    """A body or a query that refuses names it does not know: a typing error must not change what moves, nor
+    widen what is shown."""
 
     def to_internal_value(self, data: Any) -> Any:
         """Validate `data`; unknown names become errors beside the others."""
         if isinstance(data, Mapping):
-            unknown = sorted(set(data) - set(self.fields))
+            unknown = set(data) - set(self.fields)
             if unknown:
-                raise serializers.ValidationError(
-                    {
-                        name[:64]: [serializers.ErrorDetail("There is no such field.", "unknown_field")]
-                        for name in unknown
-                    }
-                )
+                raise serializers.ValidationError(_no_such_fields(sorted(unknown)))
         return super().to_internal_value(data)
+
+
+def _no_such_fields(names: list[str]) -> dict[str, list[serializers.ErrorDetail]]:
+    """Return the errors for unknown names: few and short, as a batch keeps them for each of its transfers."""
+    told = {name[:UNKNOWN_LENGTH_MAX]: "There is no such field." for name in names[:UNKNOWN_TOLD_MAX]}
+    if more := names[UNKNOWN_TOLD_MAX:]:
+        told[more[0][:UNKNOWN_LENGTH_MAX]] = f"There is no such field, and {len(more) - 1} more are unknown."
+    return {name: [serializers.ErrorDetail(text, "unknown_field")] for name, text in told.items()}
 
 
 class StrictCharField(serializers.CharField):

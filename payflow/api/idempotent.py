@@ -1,8 +1,8 @@
 """The idempotency guard of the endpoints: one request with a key acts, whoever repeats it gets its answer.
 
 What must stay true: credentials, permissions and rate limits come first; the guard asks Redis once before the
-handler and once after it, and not at all without a key; what says nothing about the request itself (that the
-caller may not do it now, that we could not do it now) is never stored.
+handler and once after it, and not at all without a key; what settles nothing (that the request is malformed,
+that the caller may not do it now, that we could not do it now) is never stored, and leaves the key to others.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from payflow.idempotency import Answer, Claim
 METHODS = frozenset({"POST", "PUT", "PATCH"})
 # What a replay says again. Everything else (limits, dates, ids of the request) belongs to one answer only.
 HEADERS_KEPT = ("Cache-Control", "Content-Type", "Location", "Preference-Applied")
-STATUSES_NOT_KEPT = frozenset({401, 403, 429})
+STATUSES_NOT_KEPT = frozenset({400, 401, 403, 429})
 
 
 class _Replay(Exception):  # noqa: N818 - no error: it leaves DRF's dispatch before the handler

@@ -1,15 +1,16 @@
 """Rate limits: how often who may ask, per group of endpoints (RATE_LIMITS in the settings).
 
 `global` counts every request, `auth` what deals with passwords and tokens, `auth_email` the same for each
-email that is named, the others as their names say. Counted is the user where there is one, else the client's
-address. What must stay true: a request is counted once in each of its groups, also when nobody is behind
-it; of N allowed in a window exactly N pass, however many come at once. Without Redis nobody is counted:
-money and reading go on, and what guards passwords stays shut.
+email that is named, `batched` the transfers in batches, the others as their names say. Counted is the user
+where there is one, else the client's address. What must stay true: a request is counted once in each of its
+groups, also when nobody is behind it; of N allowed in a window exactly N pass, however many come at once.
+Without Redis nobody is counted: money and reading go on, and what guards passwords stays shut.
 """
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -73,14 +74,15 @@ class GroupLimits(BaseThrottle):
 
     def allow_request(self, request: Request, view: APIView) -> bool:
         """Return True. Raises RateLimited, or Transient where an endpoint stays shut without Redis."""
-        who = f"user:{request.user.id}" if request.user else _address_of(request)
+        who = _who(request)
         limits = [Limit(GLOBAL, who)]
         group = getattr(view, "limits", {}).get(getattr(view, "action", None))
         if group:
             limits.append(Limit(group, who))
-        if group == AUTH and settings.RATE_LIMITS[AUTH_EMAIL]:
-            limits += _named(request.data.get("email"))
         count(request._request, limits)
+        # Afterwards: who is refused already shuts nobody else out.
+        if getattr(view, "action", None) in getattr(view, "naming_emails", ()):
+            count(request._request, _named(request.data.get("email")))
         return True
 
 
@@ -93,8 +95,8 @@ class LimitsMiddleware:
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         """Answer; what was refused or not found before it was counted counts for its address."""
         try:
-            if request.method == "POST" and request.path == ADMIN_LOGIN:
-                count(request, [Limit(AUTH, _address_of(request)), *_named(request.POST.get("username"))])
+            if _is_admin_login(request):
+                count(request, [Limit(AUTH, _address_of(request))])
             response = self._get_response(request)
             if not hasattr(request, "rate_usage"):
                 count(request, [Limit(GLOBAL, _address_of(request))])
@@ -107,26 +109,37 @@ class LimitsMiddleware:
             response["RateLimit-Reset"] = str(usage.reset_seconds)
         return response
 
+    def process_view(self, request: HttpRequest, *view: object) -> HttpResponseBase | None:
+        """Count the email that the admin's login names, once its body is known to be short enough to read."""
+        try:
+            if _is_admin_login(request):
+                count(request, _named(request.POST.get("username")))
+        except (RateLimited, Transient) as error:
+            return problems.answer(error)
+        return None
 
-def count(request: HttpRequest, limits: Sequence[Limit]) -> None:
-    """Count a request, and keep its tightest limit on it.
+
+def count(request: HttpRequest, limits: Sequence[Limit], cost: int = 1) -> None:
+    """Count a request as `cost` in each of its limits, and keep its tightest on it.
 
     Raises RateLimited when one is used up, and Transient when Redis does not answer and one of the groups
     stays shut without it.
     """
-    request.rate_usage = None
+    earlier: Usage | None = getattr(request, "rate_usage", None)
+    request.rate_usage = earlier
     if UNCOUNTED.fullmatch(request.path) and request.path != ADMIN_LOGIN:
         return
     limits = [limit for limit in limits if settings.RATE_LIMITS[limit.group]]
     if not limits:
         return
     try:
-        usages = _count(request, limits)
+        usages = _count(request, limits, cost)
     except Transient:
         if SHUT_WITHOUT_REDIS.isdisjoint(limit.group for limit in limits):
             return
         raise
-    tightest = min(usages, key=lambda usage: (usage.remaining, -usage.reset_seconds))
+    seen = [*usages, earlier] if earlier else usages
+    tightest = min(seen, key=lambda usage: (usage.remaining, -usage.reset_seconds))
     request.rate_usage = tightest
     exceeded = [usage for usage in usages if usage.used > usage.limit]
     for usage in exceeded:
@@ -135,7 +148,12 @@ def count(request: HttpRequest, limits: Sequence[Limit]) -> None:
         raise _refusal(max(exceeded, key=lambda usage: usage.reset_seconds))
 
 
-def _count(request: HttpRequest, limits: Sequence[Limit]) -> list[Usage]:
+def count_in(request: Request, group: str, cost: int) -> None:
+    """Count as `cost` in one more group what a request turned out to ask for. Raises as `count` does."""
+    count(request._request, [Limit(group, _who(request))], cost)
+
+
+def _count(request: HttpRequest, limits: Sequence[Limit], cost: int) -> list[Usage]:
     if redisdb.is_spared():
         raise Transient("Redis is not answering. Try again shortly.")
     found = [
@@ -148,7 +166,7 @@ def _count(request: HttpRequest, limits: Sequence[Limit]) -> list[Usage]:
         )
         for limit in limits
     ]
-    counts = caches[settings.RATELIMIT_USE_CACHE].count_noted()
+    counts = caches[settings.RATELIMIT_USE_CACHE].count_noted(cost)
     # The window's last second belongs to it.
     return [
         Usage(limit.group, usage["limit"], counted, usage["time_left"] + 1)
@@ -166,12 +184,24 @@ def _refusal(usage: Usage) -> RateLimited:
     return error
 
 
+def _who(request: Request) -> str:
+    return f"user:{request.user.id}" if request.user else _address_of(request)
+
+
 def _address_of(request: HttpRequest | Request) -> str:
     return f"address:{client_network(request.META)}"
 
 
+def _is_admin_login(request: HttpRequest) -> bool:
+    return request.method == "POST" and request.path == ADMIN_LOGIN
+
+
 def _named(email: Any) -> list[Limit]:
-    """Return the limit of an email, in the one spelling that accounts know it by, if there is one."""
-    if not isinstance(email, str) or len(email) > _EMAIL_LENGTH_MAX:
+    """Return the limit of an email, in the one spelling that accounts know it by, if there is one.
+
+    The admin's login form knows more spellings (Django's UsernameField, NFKC); they all count as one.
+    """
+    if not isinstance(email, str):
         return []
-    return [Limit(AUTH_EMAIL, f"email:{email.strip().lower()}")]
+    spelling = unicodedata.normalize("NFKC", email).strip().lower()
+    return [Limit(AUTH_EMAIL, f"email:{spelling}")] if len(spelling) <= _EMAIL_LENGTH_MAX else []

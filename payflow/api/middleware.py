@@ -1,6 +1,7 @@
 """The outermost net: whatever escapes a view becomes a problem document, never an HTML page.
 
-The admin keeps Django's own pages: its users are people. So does a response that says `is_for_people`.
+The admin keeps Django's own pages, as its users are people, and so does a response that says `is_for_people`;
+what is too long to read is refused there, too.
 """
 
 from __future__ import annotations
@@ -25,13 +26,12 @@ class ProblemMiddleware:
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         """Refuse a body that cannot be read before reading it; then answer."""
-        if _is_html(request):
-            return self.get_response(request)
         if unreadable := _unreadable(request):
             return problems.answer(unreadable)
         response = self.get_response(request)
-        is_told = "json" in response.get("Content-Type", "") or getattr(response, "is_for_people", False)
-        if response.status_code >= 400 and not is_told:
+        if _is_html(request) or getattr(response, "is_for_people", False):
+            return response
+        if response.status_code >= 400 and "json" not in response.get("Content-Type", ""):
             kept = {name: response[name] for name in _KEPT_HEADERS if response.has_header(name)}
             return problems.of_status(response.status_code, kept)
         return response

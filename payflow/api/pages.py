@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 from rest_framework import serializers
 
+from payflow.api.fields import StrictSerializer
+
 LIMIT_DEFAULT = 20
 LIMIT_MAX = 100
 _DIGITS = re.compile(r"[0-9]{1,9}", re.ASCII)
@@ -63,7 +65,7 @@ class LimitField(serializers.IntegerField):
         return super().to_internal_value(data)
 
 
-class PageQuery(serializers.Serializer):
+class PageQuery(StrictSerializer):
     """`?limit=&cursor=`: at most LIMIT_MAX rows a page. A subclass says what its cursor looks like."""
 
     limit = LimitField()

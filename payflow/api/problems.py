@@ -32,6 +32,8 @@ from payflow.mongodb import UNAVAILABLE
 logger = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
 TYPE = "urn:payflow:error"
+ERRORS_MAX = 50
+"""Of the fields that are not valid so many are named."""
 BEARER = "Bearer"
 BEARER_REFUSED = 'Bearer error="invalid_token"'
 
@@ -70,7 +72,7 @@ class InternalError(Refused):
     status = 500
     title = "Internal error"
     advice = (
-        "Send it again with the same `Idempotency-Key`: what had been done is not done twice."
+        "Send it again with the same `Idempotency-Key`: money that was moved is not moved twice."
         " If that does not help, ask for help and name the `correlation_id`."
     )
 
@@ -178,7 +180,7 @@ def _invalid(errors: list[FieldError]) -> Refused:
     kind = InvalidAmount if {e.code for e in errors} == {InvalidAmount.code} else Refused
     detail = errors[0].detail if len(errors) == 1 else f"{len(errors)} fields are not valid; see errors."
     refusal = kind(detail)
-    refusal.errors = errors
+    refusal.errors = errors[:ERRORS_MAX]
     return refusal
 
 

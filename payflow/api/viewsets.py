@@ -20,6 +20,9 @@ class ApiViewSet(IdempotentViewSet):
     limits: ClassVar[Mapping[str, str]] = {}
     """The group of rate limits that an action counts in, by action; each counts in `global`, too."""
 
+    naming_emails: ClassVar[frozenset[str]] = frozenset()
+    """Actions whose body names an account by its `email`: they count for that email, too."""
+
     def check_permissions(self, request: Request) -> None:
         """Refuse who may not do this, and an API key without the action's scope (RFC 6750, 3.1)."""
         super().check_permissions(request)

@@ -122,12 +122,19 @@ REDIS_URL = env.str(
 REDIS_TIMEOUT_SECONDS = env.float("REDIS_TIMEOUT_SECONDS", default=2.0)
 # After a failure, what can do without Redis (limits, stored answers) does not ask it again for so long.
 REDIS_SPARED_SECONDS = env.float("REDIS_SPARED_SECONDS", default=1.0)
+safety.refuse_out_of_range(
+    [
+        ("REDIS_TIMEOUT_SECONDS", REDIS_TIMEOUT_SECONDS, 0.05, 30),
+        ("REDIS_SPARED_SECONDS", REDIS_SPARED_SECONDS, 0, 60),
+    ]
+)
 
 
 if IS_PRODUCTION:
     safety.refuse_unsafe_production(
         secrets={
             "DJANGO_SECRET_KEY": SECRET_KEY,
+            **{f"DJANGO_SECRET_KEY_FALLBACKS ({n})": k for n, k in enumerate(SECRET_KEY_FALLBACKS, 1)},
             "JWT_SIGNING_KEY": JWT_SIGNING_KEY,
             **{f"JWT_SIGNING_KEY_FALLBACKS ({n})": k for n, k in enumerate(JWT_SIGNING_KEY_FALLBACKS, 1)},
         },

@@ -27,6 +27,10 @@ RATE_LIMITS = rates.read_rates(
             "RATE_LIMIT_TRANSACTIONS",
             env.str("RATE_LIMIT_TRANSACTIONS", default=_usually("300/m", "120000/m")),
         ),
+        "batched": (
+            "RATE_LIMIT_BATCHED",
+            env.str("RATE_LIMIT_BATCHED", default=_usually("6000/m", "1200000/m")),
+        ),
         "deposits": (
             "RATE_LIMIT_DEPOSITS",
             env.str("RATE_LIMIT_DEPOSITS", default=_usually("120/m", "120000/m")),
@@ -37,6 +41,13 @@ RATE_LIMITS = rates.read_rates(
         ),
     }
 )
+if IS_PRODUCTION:
+    safety.refuse_in_production(
+        {
+            f"RATE_LIMIT_{group.upper()} is off: anyone could try passwords without end": not RATE_LIMITS[group]
+            for group in ("auth", "auth_email")
+        }
+    )
 RATELIMIT_USE_CACHE = "limits"
 RATELIMIT_CACHE_PREFIX = "payflow:limits:"
 

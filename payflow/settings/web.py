@@ -14,6 +14,7 @@ from payflow.settings.base import (
     REDIS_URL,
     env,
 )
+from payflow.settings.edge import TRUSTED_PROXY_HOPS
 
 # --- Django -----------------------------------------------------------------------------------------------
 
@@ -124,9 +125,8 @@ SECURE_SSL_REDIRECT = IS_PRODUCTION and env.bool("SECURE_SSL_REDIRECT", default=
 SECURE_REDIRECT_EXEMPT = [r"^health", r"^metrics$"]
 SECURE_HSTS_SECONDS = 31_536_000 if IS_PRODUCTION else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = IS_PRODUCTION
-SECURE_PROXY_SSL_HEADER = (
-    ("HTTP_X_FORWARDED_PROTO", "https") if env.bool("TRUST_X_FORWARDED_PROTO", default=False) else None
-)
+_TRUST_X_FORWARDED_PROTO = env.bool("TRUST_X_FORWARDED_PROTO", default=False)
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if _TRUST_X_FORWARDED_PROTO else None
 
 # --- Accounts ---------------------------------------------------------------------------------------------
 
@@ -142,6 +142,7 @@ AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.NumericPasswordValidator"},
 ]
 SESSIONS_PER_USER_MAX = env.int("SESSIONS_PER_USER_MAX", default=50)
+safety.refuse_out_of_range([("SESSIONS_PER_USER_MAX", SESSIONS_PER_USER_MAX, 1, 1_000)])
 
 # Keys and algorithm are those of accounts/signing_keys.py.
 SIMPLE_JWT = {
@@ -158,17 +159,25 @@ SIMPLE_JWT = {
 # --- The API ----------------------------------------------------------------------------------------------
 
 REQUEST_BODY_BYTES_MAX = env.int("REQUEST_BODY_BYTES_MAX", default=65_536)
-BODY_BYTES_MAX_BY_PATH = {
-    "/transactions/batch": env.int("BATCH_BODY_BYTES_MAX", default=1_048_576),
-}
+_BATCH_BODY_BYTES_MAX = env.int("BATCH_BODY_BYTES_MAX", default=1_048_576)
+BODY_BYTES_MAX_BY_PATH = {"/transactions/batch": _BATCH_BODY_BYTES_MAX}
+safety.refuse_out_of_range(
+    [
+        # The admin's forms must fit in.
+        ("REQUEST_BODY_BYTES_MAX", REQUEST_BODY_BYTES_MAX, 16_384, 2**20),
+        # What is stored of a batch must stay below the 16 MiB of a document.
+        ("BATCH_BODY_BYTES_MAX", _BATCH_BODY_BYTES_MAX, 16_384, 4 * 2**20),
+    ]
+)
 PREFER_WAIT_SECONDS_MAX = 30
 PREFER_WAITERS_MAX = env.int("PREFER_WAITERS_MAX", default=2)
 
 # A request's claim on its idempotency key is renewed while it runs, and ends so long after its process died.
 IDEMPOTENCY_LEASE_SECONDS = env.float("IDEMPOTENCY_LEASE_SECONDS", default=5.0)
-# How long an answer can be replayed from Redis, and how large it may be to be kept there.
+# How long an answer can be replayed from Redis, and how large it may be to be kept there. Larger ones are
+# batches, which MongoDB keeps.
 IDEMPOTENCY_STORED_SECONDS = env.int("IDEMPOTENCY_STORED_SECONDS", default=86_400)
-IDEMPOTENCY_ANSWER_BYTES_MAX = env.int("IDEMPOTENCY_ANSWER_BYTES_MAX", default=65_536)
+IDEMPOTENCY_ANSWER_BYTES_MAX = env.int("IDEMPOTENCY_ANSWER_BYTES_MAX", default=16_384)
 safety.refuse_out_of_range(
     [
         ("IDEMPOTENCY_LEASE_SECONDS", IDEMPOTENCY_LEASE_SECONDS, 1, 60),
@@ -179,6 +188,16 @@ safety.refuse_out_of_range(
 
 # GET /metrics is for who sends this as a bearer token; without one, for nobody in production, else for all.
 METRICS_TOKEN = env.str("METRICS_TOKEN", default="")
+if IS_PRODUCTION:
+    safety.refuse_in_production(
+        {
+            "METRICS_TOKEN is shorter than 16 characters": 0 < len(METRICS_TOKEN) < 16,
+            # Either proxies stand in front, or clients write these headers themselves.
+            "TRUST_X_FORWARDED_PROTO is on while TRUSTED_PROXY_HOPS is 0": (
+                _TRUST_X_FORWARDED_PROTO and not TRUSTED_PROXY_HOPS
+            ),
+        }
+    )
 
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["accounts.authentication.BearerAuthentication"],

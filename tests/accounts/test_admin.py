@@ -7,7 +7,7 @@ from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission
 from django.test import Client
 
-from accounts import services
+from accounts import services, sessions
 from accounts.models import User
 from payflow import redisdb
 from payflow.errors import NotAuthenticated, NotFound
@@ -191,6 +191,46 @@ def test_a_password_set_by_staff_ends_the_sessions(staff: Client) -> None:
     with pytest.raises(NotAuthenticated):
         services.refresh_session(refresh=signed_in.tokens.refresh)
     assert services.sign_in(email="alice@example.com", password="a better password")
+
+
+def sign_in_between(monkeypatch: pytest.MonkeyPatch, email: str) -> None:
+    """Have somebody sign in with the old password right after sessions were ended."""
+    close = sessions.close_all_families
+
+    def overtaken(*, user_id: str) -> None:
+        monkeypatch.setattr(sessions, "close_all_families", close)
+        close(user_id=user_id)
+        services.sign_in(email=email, password=PASSWORD)
+
+    monkeypatch.setattr(sessions, "close_all_families", overtaken)
+
+
+def test_a_password_set_by_staff_ends_a_session_opened_meanwhile(
+    staff: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alice = services.register_user(name="Alice", email="alice@example.com", password=PASSWORD).user
+    sign_in_between(monkeypatch, alice.email)
+    assert set_password(staff, alice) == 302
+    assert sessions.list_families(user_id=str(alice.pk)) == []
+
+
+def test_a_helper_ends_no_session_of_a_superuser() -> None:
+    root = UserFactory(email="root@example.com", is_staff=True, is_superuser=True)
+    services.sign_in(email=root.email, password=PASSWORD)
+    assert set_password(browser(helper("change_user", "view_user")), root) == 403
+    assert len(sessions.list_families(user_id=str(root.pk))) == 1
+
+
+@pytest.mark.parametrize("is_staff", [True, False])
+def test_tokens_that_say_what_somebody_was_end_with_it(staff: Client, is_staff: bool) -> None:
+    alice = services.register_user(name="Alice", email="alice@example.com", password=PASSWORD).user
+    User.objects.filter(pk=alice.pk).update(is_staff=not is_staff)
+    form = {"email": alice.email, "name": "Alice", "phone": ""}
+    staff.post(page_of(alice), {**form, "name": "Al", **({} if is_staff else {"is_staff": "on"})})
+    assert len(sessions.list_families(user_id=str(alice.pk))) == 1, "another name changes no rights"
+    staff.post(page_of(alice), {**form, **({"is_staff": "on"} if is_staff else {})})
+    assert User.objects.get(pk=alice.pk).is_staff is is_staff
+    assert sessions.list_families(user_id=str(alice.pk)) == []
 
 
 def test_a_password_stays_when_sessions_cannot_be_ended(

@@ -5,8 +5,10 @@ from io import StringIO
 import pytest
 from django.core.management import CommandError, call_command
 
+from accounts import services, sessions
 from accounts.models import User
 from tests.accounts.factories import PASSWORD, UserFactory
+from tests.accounts.test_admin import sign_in_between
 from wallets.documents import Status, Wallet
 
 
@@ -40,6 +42,16 @@ def test_ensure_staff_updates_a_user_and_keeps_the_rest() -> None:
     run("ensure_staff", "--email", "alice@example.com", "--password", "a better password")
     user.refresh_from_db()
     assert user.check_password("a better password")
+
+
+def test_a_new_password_for_staff_ends_their_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
+    alice = UserFactory(email="alice@example.com")
+    services.sign_in(email=alice.email, password=PASSWORD)
+    run("ensure_staff", "--email", alice.email, "--password", PASSWORD)
+    assert len(sessions.list_families(user_id=str(alice.pk))) == 1, "an equal password changes nothing"
+    sign_in_between(monkeypatch, alice.email)
+    run("ensure_staff", "--email", alice.email, "--password", "a better password")
+    assert sessions.list_families(user_id=str(alice.pk)) == []
 
 
 def test_ensure_staff_does_not_reactivate() -> None:

@@ -72,7 +72,7 @@ class Party:
 
     def another_client(self) -> Api:
         """Return a client for one more thread."""
-        return Api(_token(self.user))
+        return Api(token_of(self.user))
 
     def receive(self, amount_minor: int, currency: str = "USD") -> None:
         """Let money arrive, without HTTP."""
@@ -82,14 +82,14 @@ class Party:
 def join(name: str, *, cents: int = 0, is_staff: bool = False) -> Party:
     """Return a user who has registered and holds `cents`."""
     user = UserFactory(name=name, email=f"{name.lower()}@example.com", is_staff=is_staff)
-    party = Party(user, Api(_token(user)))
+    party = Party(user, Api(token_of(user)))
     wallets.open_wallet(user_id=party.id, currency="USD")
     if cents:
         party.receive(cents)
     return party
 
 
-def _token(user: User) -> str:
+def token_of(user: User) -> str:
     return tokens.issue_access(user_id=str(user.pk), is_staff=user.is_staff, family="tests")
 
 

@@ -7,9 +7,14 @@ from __future__ import annotations
 
 import json
 
+import bson
 import pytest
+from rest_framework.exceptions import ValidationError
 
+from payflow.api import problems
+from payflow.mongodb import collection
 from tests.api.client import Party, assert_problem, join, nothing_changes
+from transfers.documents import TransferBatch
 from wallets import services as wallets
 
 DEPOSIT, WITHDRAW, PAY, OPEN = "/wallets/me/deposit", "/wallets/me/withdraw", "/transactions", "/wallets"
@@ -202,6 +207,30 @@ def test_refuses_what_is_no_json_object_readable_in_one_way(anna: Party, path: s
 def test_refuses_a_field_that_does_not_exist(anna: Party, path: str, name: str, shown: str) -> None:
     problem = refused(anna, path, body_of(path, **{name: '"1.00"'}))
     assert [(error["field"], error["code"]) for error in problem["errors"]] == [(shown, "unknown_field")]
+
+
+@pytest.mark.parametrize("path", POSTS)
+def test_of_many_unknown_fields_ten_are_named(anna: Party, path: str) -> None:
+    problem = refused(anna, path, body_of(path, **{f"f{n:03}": "1" for n in range(160)}))
+    assert [error["field"] for error in problem["errors"]] == [f"f{n:03}" for n in range(11)]
+    assert problem["errors"][-1]["detail"] == "There is no such field, and 149 more are unknown."
+
+
+def test_a_batch_keeps_little_of_what_is_wrong_with_it(anna: Party) -> None:
+    wrong = {f"f{n}": 1 for n in range(120)}
+    raw = json.dumps({"transfers": [wrong] * 1_000}, separators=(",", ":")).encode()
+    response = anna.api.send("POST", "/transactions/batch", raw, Idempotency_Key="k")
+    assert response.json()["refused"] == 1_000
+    stored = collection(TransferBatch).find_one()
+    assert len(bson.encode(stored)) < 2 * 2**20
+    assert len(response.content) < 2 * 2**20
+
+
+def test_a_problem_names_so_many_fields_and_no_more() -> None:
+    invalid = ValidationError({f"f{n}": "Wrong." for n in range(1_000)})
+    problem = problems.as_part(invalid)
+    assert len(problem["errors"]) == problems.ERRORS_MAX
+    assert problem["detail"] == "1000 fields are not valid; see errors."
 
 
 def test_unknown_fields_called_like_the_parts_of_an_error_are_fields_too(anna: Party) -> None:

@@ -131,12 +131,29 @@ def test_a_password_is_guessed_by_a_user_a_few_times_only(anna: Party, limited: 
 
 def test_an_email_is_counted_wherever_it_is_asked_from(anna: Party, limited: Limited) -> None:
     limited(auth_email=2)
-    spellings = ("anna@example.com", " ANNA@example.com ", "Anna@Example.COM")
+    padded = " " * 2_000 + "ANNA@example.com "
+    spellings = ("anna@example.com", padded, "Anna@Example.COM")
     codes = [log_in(f"10.0.0.{n}", email=email).status_code for n, email in enumerate(spellings)]
     assert codes == [401, 401, 429]
     assert log_in("10.0.0.9", email="bob@example.com").status_code == 401
     register = {"name": "Anna", "email": "anna@example.com", "password": PASSWORD}
     assert Api().post_json("/auth/register", register).status_code == 429
+
+
+def test_who_is_refused_already_shuts_nobody_out(anna: Party, limited: Limited) -> None:
+    limited(auth=1, auth_email=3)
+    assert [log_in().status_code for _ in range(5)] == [401, 429, 429, 429, 429]
+    form = {"username": "anna@example.com", "password": "wrong"}
+    login = [Client(REMOTE_ADDR="10.0.0.2").post("/admin/login/", form).status_code for _ in range(4)]
+    assert login == [200, 429, 429, 429]
+    assert log_in("10.0.0.3", password=PASSWORD).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["refresh", "logout"])
+def test_where_no_account_is_named_no_email_counts(limited: Limited, path: str) -> None:
+    limited(auth_email=1)
+    body = {"refresh": "x", "email": "anna@example.com"}
+    assert {Api().post_json(f"/auth/{path}", body).status_code for _ in "abc"} == {400}
 
 
 def test_nothing_of_an_email_or_an_address_stands_in_redis(anna: Party, limited: Limited) -> None:
@@ -157,9 +174,32 @@ def test_an_email_that_is_none_counts_for_its_address(limited: Limited, email: o
 
 def test_the_admin_s_login_is_no_way_round(anna: Party, limited: Limited) -> None:
     limited(auth_email=2)
-    form = {"username": "anna@example.com", "password": "wrong"}
-    assert [Client().post("/admin/login/", form).status_code for _ in range(3)] == [200, 200, 429]
+    # The admin's form takes them all for the same name (NFKC).
+    spellings = ("anna@example.com", "\uff21nna@example.com", "\u3000anna\uff20example.com")
+    codes = [
+        Client().post("/admin/login/", {"username": name, "password": "wrong"}).status_code
+        for name in spellings
+    ]
+    assert codes == [200, 200, 429]
     assert log_in().status_code == 429
+
+
+def test_the_admin_s_login_is_not_read_before_it_is_counted_nor_if_it_is_long(
+    settings: LazySettings, limited: Limited
+) -> None:
+    limited(auth=2, auth_email=1)
+    form = {"username": "anna@example.com", "x": "x" * settings.REQUEST_BODY_BYTES_MAX}
+    answers = [Client().post("/admin/login/", form) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [413, 413, 429]
+    form = {"username": "anna@example.com", "password": "wrong"}
+    assert Client(REMOTE_ADDR="10.0.0.2").post("/admin/login/", form).status_code == 200
+
+
+def test_no_page_of_the_admin_reads_without_end(settings: LazySettings) -> None:
+    raw = b"x" * (settings.REQUEST_BODY_BYTES_MAX + 1)
+    assert_problem(Api().send("POST", "/admin/accounts/user/", raw), 413, "payload_too_large")
+    chunked = Api().generic("POST", "/admin/login/", headers={"Transfer-Encoding": "chunked"})
+    assert_problem(chunked, 411, "length_required")
 
 
 def test_every_group_that_a_view_names_exists(settings: LazySettings) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jsonschema_rs
@@ -40,6 +42,19 @@ def test_the_committed_document_is_the_one_that_the_code_makes() -> None:
     assert json.loads(COMMITTED.read_text(encoding="utf-8")) == DOCUMENT, (
         "docs/openapi.json is not what the code says: look at what changed, then run `make openapi`"
     )
+
+
+def test_many_who_ask_at_first_wait_for_one_document() -> None:
+    openapi._document.cache_clear()
+    together = threading.Barrier(4)
+
+    def ask(_: int) -> openapi.Document:
+        together.wait(60)
+        return openapi.document()
+
+    with ThreadPoolExecutor(4) as pool:
+        first, *others = pool.map(ask, range(4))
+    assert all(other is first for other in others)
 
 
 def test_every_route_and_method_is_described() -> None:

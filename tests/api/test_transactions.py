@@ -18,8 +18,8 @@ from wallets import services as wallets
 
 REPLAYED, APPLIED = "Idempotent-Replayed", "Preference-Applied"
 FIELDS = {
-    "id", "sender_id", "receiver_id", "amount", "currency", "status", "description", "reference", "failure",
-    "history", "initiated_at", "completed_at",
+    "id", "sender_id", "receiver_id", "amount", "currency", "status", "description", "reference", "batch_id",
+    "failure", "history", "initiated_at", "completed_at",
 }  # fmt: skip
 ENDED = ["INITIATED", "DEBITED", "CREDITED", "COMPLETED"]
 
@@ -60,7 +60,7 @@ def test_answers_with_the_transaction_as_it_was_written_down(anna: Party, bob: P
     assert body["id"].startswith("txn_")
     assert body == {
         **body, "sender_id": anna.id, "receiver_id": bob.id, "amount": "10.50", "currency": "USD",
-        "status": "INITIATED", "description": "Lunch", "reference": None, "failure": None,
+        "status": "INITIATED", "description": "Lunch", "reference": None, "batch_id": None, "failure": None,
         "completed_at": None,
         "history": [{"status": "INITIATED", "at": body["initiated_at"], "reason": None}],
     }  # fmt: skip

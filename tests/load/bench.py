@@ -122,7 +122,8 @@ def _transfers(
         sessions |= _servers(stack.mongo, stack.redis)
         order = {"base_url": stack.base_url, "keys": options.keys}
         found = _measure("transfers", order, sessions, sizes, stack.env)
-        found["throughput"]["cpus"] = os.cpu_count()
+        for name in ("throughput", "batches"):
+            found[name]["cpus"] = os.cpu_count()
         restarted = [name for name in stack.supervisor.names if stack.supervisor.restarts(name)]
         if restarted:
             raise LoadError(f"these processes died under the load: {', '.join(restarted)}")

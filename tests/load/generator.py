@@ -1,4 +1,4 @@
-"""Sends POST /transactions and writes down what was answered: `python -m tests.load.generator`.
+"""Sends transfers, alone or in batches, and writes down what was answered: `python -m tests.load.generator`.
 
 Reads a plan (JSON) from standard input and writes its record (JSON) to standard output. Two shapes of load:
 - closed loop: every connection sends its next request when the last one was answered (throughput);
@@ -24,11 +24,13 @@ from geventhttpclient import HTTPClient
 
 OPEN_LOOP_CONNECTIONS_MAX = 100
 TIMEOUT_SECONDS = 30.0
-_ID = re.compile(rb'"id": ?"([^"]+)"')
+_ID = re.compile(rb'"id": ?"(txn_[^"]+)"')
 
 
 class Generator:
-    """One run of one plan: base_url, users [[id, access token]], connections, seconds, amount, keys, rate."""
+    """One run of one plan: base_url, users [[id, access token]], connections, seconds, amount, keys, rate,
+    and batch: how many transfers each request holds, 0 to send them alone.
+    """
 
     def __init__(self, plan: dict[str, Any]) -> None:
         self._plan = plan
@@ -77,15 +79,16 @@ class Generator:
 
     def _send(self, user: tuple[str, str], due_at: float) -> None:
         user_id, token = user
-        receiver = user_id
-        while receiver == user_id:
-            receiver = random.choice(self._ids)  # noqa: S311 - not a secret
+        batch = self._plan["batch"]
         headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
         if self._plan["keys"]:
             headers["Idempotency-Key"] = f"{random.getrandbits(128):032x}"
-        body = f'{{"receiver_id":"{receiver}","amount":"{self._plan["amount"]}"}}'
+        path, body = "/transactions", self._transfer(user_id)
+        if batch:
+            path = "/transactions/batch"
+            body = f'{{"transfers":[{",".join(self._transfer(user_id) for _ in range(batch))}]}}'
         try:
-            response = self._client.request("POST", "/transactions", body, headers)
+            response = self._client.request("POST", path, body, headers)
             text = bytes(response.read())
         except (OSError, ValueError) as error:
             self._errors.append(f"{type(error).__name__}: {error}")
@@ -93,9 +96,18 @@ class Generator:
         if response.status_code != 201:
             self._errors.append(f"{response.status_code}: {text[:300].decode(errors='replace')}")
             return
-        found = _ID.search(text)
-        identifier = found[1].decode() if found else ""
-        self._answers.append((due_at, time.time() - due_at, identifier))
+        found = _ID.findall(text)
+        if len(found) != max(1, batch):
+            self._errors.append(f"{len(found)} accepted: {text[:300].decode(errors='replace')}")
+            return
+        now = time.time()
+        self._answers += [(due_at, now - due_at, identifier.decode()) for identifier in found]
+
+    def _transfer(self, sender_id: str) -> str:
+        receiver = sender_id
+        while receiver == sender_id:
+            receiver = random.choice(self._ids)  # noqa: S311 - not a secret
+        return f'{{"receiver_id":"{receiver}","amount":"{self._plan["amount"]}"}}'
 
 
 if __name__ == "__main__":

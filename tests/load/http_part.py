@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from tests.load import load, procfs, windows
-from tests.load.load import LoadError
+from tests.load.load import LoadError, Offered
 from tests.load.target import Target, completed, ended_since
 from tests.load.windows import percentile
 
@@ -15,25 +16,39 @@ TOP_UPS_MAX = 200
 
 def throughput(target: Target) -> dict[str, Any]:
     """Accepted and completed transfers per second, from the first POST to the last completion."""
+    found = _throughput(target, "throughput", target.closed_loop, target.sizes.connections)
+    return {**found, "generator": load.generator_name()}
+
+
+def in_batches(target: Target) -> dict[str, Any]:
+    """The same with many transfers in each request."""
+    lost_max = target.sizes.batch_connections * target.sizes.batch_size
+    return _throughput(target, "in batches", target.closed_loop_in_batches, lost_max)
+
+
+def _throughput(
+    target: Target, what: str, offer: Callable[[float], Offered], unanswered_max: int
+) -> dict[str, Any]:
     found = []
     for number in range(target.sizes.windows):
-        target.say(f"throughput: window {number + 1} of {target.sizes.windows}")
-        found.append(_throughput_window(target))
+        target.say(f"{what}: window {number + 1} of {target.sizes.windows}")
+        found.append(_throughput_window(target, offer, unanswered_max))
     return {
         "per_second": windows.middle(found, "per_second"),
         "others_cpus": windows.middle(found, "others_cpus"),
         "cpu_ms": windows.middle_by_process(found, "cpu_ms"),
-        "generator": load.generator_name(),
         "windows": found,
     }
 
 
-def _throughput_window(target: Target) -> dict[str, Any]:
+def _throughput_window(
+    target: Target, offer: Callable[[float], Offered], unanswered_max: int
+) -> dict[str, Any]:
     with windows.measured(target.sessions) as window:
-        offered = target.closed_loop(target.sizes.window_seconds)
+        offered = offer(target.sizes.window_seconds)
     rows = ended_since(window.began_at)
     # wrk leaves its last requests unanswered, so there may be a few more transfers than it saw accepted.
-    if not 0 <= len(rows) - offered.accepted <= target.sizes.connections:
+    if not 0 <= len(rows) - offered.accepted <= unanswered_max:
         raise LoadError(f"{offered.accepted} transfers were accepted and {len(rows)} completed")
     first, last = min(row["initiated_at"] for row in rows), max(row["completed_at"] for row in rows)
     seconds = (last - first).total_seconds()

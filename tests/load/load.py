@@ -28,7 +28,7 @@ class LoadError(Exception):
 
 @dataclass(frozen=True)
 class Offered:
-    """What a generator did: answers 201, the CPU it took, and each answer where the generator keeps them."""
+    """What a generator did: transfers accepted, the CPU it took, and each of them where it keeps them."""
 
     accepted: int
     cpu_seconds: float
@@ -37,24 +37,28 @@ class Offered:
 
 
 def closed_loop(
-    base_url: str, users: Sequence[tuple[str, str]], *, connections: int, seconds: float, keys: bool
+    base_url: str,
+    users: Sequence[tuple[str, str]],
+    *,
+    connections: int,
+    seconds: float,
+    keys: bool,
+    batch: int = 0,
 ) -> Offered:
-    """Every connection sends its next transfer when its last one was answered. Raises LoadError."""
+    """Every connection sends its next request when its last one was answered. Raises LoadError."""
     wrk = shutil.which("wrk")
-    if wrk:
+    if wrk and not batch:
         return _run_wrk(wrk, base_url, users, connections, seconds, keys)
-    return _run_generator(
-        base_url=base_url, users=users, connections=connections, seconds=seconds, keys=keys, rate=None
-    )
+    plan = {"base_url": base_url, "users": users, "connections": connections, "seconds": seconds}
+    return _run_generator(**plan, keys=keys, rate=None, batch=batch)
 
 
 def open_loop(
     base_url: str, users: Sequence[tuple[str, str]], *, rate: float, seconds: float, keys: bool
 ) -> Offered:
     """A transfer every 1/rate seconds, whether or not the last one was answered. Raises LoadError."""
-    return _run_generator(
-        base_url=base_url, users=users, connections=0, seconds=seconds, keys=keys, rate=rate
-    )
+    plan = {"base_url": base_url, "users": users, "connections": 0, "seconds": seconds}
+    return _run_generator(**plan, keys=keys, rate=rate, batch=0)
 
 
 def generator_name() -> str:

@@ -53,6 +53,7 @@ def _measure_transfers(target: Target) -> dict[str, Any]:
     target.closed_loop(min(WARM_UP_SECONDS, target.sizes.window_seconds))
     report = {
         "throughput": http_part.throughput(target),
+        "batches": http_part.in_batches(target),
         "latency": http_part.latency(target),
         "memory": http_part.memory(target),
         "saga": saga_alone(target),

@@ -50,24 +50,23 @@ def figure_lines(report: dict[str, Any]) -> list[Line]:
 
 def _transfer_lines(found: dict[str, Any], sizes: dict[str, Any], options: dict[str, Any]) -> list[Line]:
     through, late, memory, saga = (found[name] for name in ("throughput", "latency", "memory", "saga"))
-    windows = through["windows"]
-    transfers = sum(window["completed"] for window in windows)
-    spread = f"{min(w['per_second'] for w in windows):.0f} to {max(w['per_second'] for w in windows):.0f}"
+    batches, size = found["batches"], sizes["batch_size"]
     keys = ", idempotency keys" if options["keys"] else ""
-    cpu_ms = sum(through["cpu_ms"].values())
     return [
         (
             "transfers accepted and completed",
             "≥ 150/s",
             f"{through['per_second']:.0f}/s",
-            f"{sizes['users']} users, {sizes['connections']} connections{keys}; {transfers} done; {spread}/s",
+            f"{sizes['users']} users, {sizes['connections']} connections{keys}; {_spread(through)}",
         ),
+        ("CPU of one transfer, everything", "", *_cpu_cells(through)),
         (
-            "CPU of one transfer, everything",
-            "",
-            f"{cpu_ms:.1f} ms",
-            f"with both CPUs to itself: {through['cpus'] * 1000 / cpu_ms:.0f}/s",
+            f"the same in batches of {size}",
+            "≥ 1000/s",
+            f"{batches['per_second']:.0f}/s",
+            f"{sizes['batch_connections']} connections{keys}; {_spread(batches)}",
         ),
+        (f"CPU of one transfer in batches of {size}", "", *_cpu_cells(batches)),
         (
             f"POST to COMPLETED at {late['rate']:.0f}/s, p95",
             "< 250 ms",
@@ -93,6 +92,17 @@ def _transfer_lines(found: dict[str, Any], sizes: dict[str, Any], options: dict[
             f"after {memory['transfers']} transfers, {'with' if options['flower'] else 'WITHOUT'} Flower",
         ),
     ]
+
+
+def _spread(found: dict[str, Any]) -> str:
+    rates = [window["per_second"] for window in found["windows"]]
+    done = sum(window["completed"] for window in found["windows"])
+    return f"{done} done; {min(rates):.0f} to {max(rates):.0f}/s"
+
+
+def _cpu_cells(found: dict[str, Any]) -> tuple[str, str]:
+    cpu_ms = sum(found["cpu_ms"].values())
+    return f"{cpu_ms:.1f} ms", f"with all CPUs to itself: {found['cpus'] * 1000 / cpu_ms:.0f}/s"
 
 
 def _posting_lines(found: dict[str, Any]) -> list[Line]:
@@ -126,6 +136,7 @@ def _cpu_table(report: dict[str, Any]) -> Table:
     columns = {}
     if "transfers" in report:
         columns["transfer over HTTP"] = report["transfers"]["throughput"]["cpu_ms"]
+        columns["transfer in batches"] = report["transfers"]["batches"]["cpu_ms"]
         columns["transfer, saga alone"] = report["transfers"]["saga"]["cpu_ms"]
     if "postings" in report:
         columns["posting"] = report["postings"]["many_wallets"]["cpu_ms"]

@@ -12,6 +12,8 @@ class Sizes:
 
     users: int = 200
     connections: int = 16
+    batch_size: int = 100
+    batch_connections: int = 6
     windows: int = 3
     window_seconds: float = 30.0
     latency_rate: float = 50.0

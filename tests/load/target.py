@@ -43,6 +43,19 @@ class Target:
         settle()
         return offered
 
+    def closed_loop_in_batches(self, seconds: float) -> Offered:
+        """The same with many transfers in each request."""
+        offered = load.closed_loop(
+            self.base_url,
+            with_tokens(self.user_ids),
+            connections=self.sizes.batch_connections,
+            seconds=seconds,
+            keys=self.keys,
+            batch=self.sizes.batch_size,
+        )
+        settle()
+        return offered
+
     def open_loop(self, rate: float, seconds: float) -> Offered:
         """The same at a constant rate."""
         users = with_tokens(self.user_ids)

@@ -17,6 +17,8 @@ from tests.load.windows import percentile
 TRANSFERS = {
     "users": 4,
     "connections": 2,
+    "batch-size": 5,
+    "batch-connections": 2,
     "windows": 1,
     "window-seconds": 1,
     "latency-rate": 10,
@@ -69,6 +71,9 @@ def test_counts_the_transfers_that_the_ledger_holds(tmp_path: Path):
     window = found["throughput"]["windows"][0]
     assert window["completed"] == pytest.approx(window["per_second"] * window["seconds"])
     assert window["accepted"] <= window["completed"]
+    in_batches = found["batches"]["windows"][0]
+    assert in_batches["completed"] == in_batches["accepted"] > 0
+    assert in_batches["completed"] % 5 == 0
     assert found["latency"]["windows"][0]["transfers"] == 10
     assert found["latency"]["p50_ms"] > found["latency"]["answer_p50_ms"] > 0
     assert found["saga"]["transfers"] == 20

@@ -17,11 +17,11 @@ from django.conf import LazySettings, settings
 from django.core.management import call_command
 
 from payflow import clock, mongodb
-from payflow.errors import Transient
 from payflow.mongodb import collection
 from tests.transfers import world
 from transfers import batches, recovery, selectors, services
 from transfers.documents import Transaction, TransferBatch
+from transfers.errors import BatchUnfinished
 from transfers.parties import TransferRequest
 from transfers.services import Key
 from transfers.states import Status
@@ -82,7 +82,7 @@ def begin(sender: str, receiver: str, key: Key | None = KEY) -> batches.StartedB
 def planned(sender: str, receiver: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Return a batch of which nothing but its document is written."""
     with monkeypatch.context() as patched:
-        patched.setattr(batches, "finish", lambda row: (row, False))
+        patched.setattr(batches, "finish", lambda row: (row, [], False))
         return begin(sender, receiver, None).row
 
 
@@ -93,10 +93,7 @@ def taken(alice: str, bob: str) -> str:
 
 
 def codes(row: dict[str, Any]) -> list[str | None]:
-    return [
-        result["problem"]["code"] if "problem" in result else None
-        for result in batches.batch_body(row)["results"]
-    ]
+    return [item["problem"]["code"] if "problem" in item else None for item in row["items"]]
 
 
 MIXED = [None, "validation_error", None, "already_exists", None, "self_transfer"]
@@ -133,9 +130,10 @@ def test_whoever_comes_after_a_death_finishes_the_batch(
     if "repeat" in who:
         again = begin(alice, bob)
         # Whoever decides sets going; what was decided before is recovery's.
-        assert len(again.transaction_ids) == (3 if who == "repeat" and point != "batch.decided" else 0)
+        assert again.is_ours == (who == "repeat" and point != "batch.decided")
+        assert again.transactions == batches.transactions_of(again.row)
         assert (again.replayed, codes(again.row)) == (True, MIXED)
-        assert begin(alice, bob) == batches.StartedBatch(again.row, True, [])
+        assert begin(alice, bob) == batches.StartedBatch(again.row, again.transactions, True, False)
     assert len(transactions({"batch_id": {"$exists": True}})) == 3
 
 
@@ -147,8 +145,8 @@ def test_a_death_in_the_middle_of_the_insert_is_finished_too(
     row = planned(alice, bob, monkeypatch)
     rows = [t for t in batches.transactions_of(row) if t["reference"] != "r3"]
     collection(Transaction).insert_many(rows[-there:])
-    decided, is_ours = batches.finish(row)
-    assert (codes(decided), is_ours) == (MIXED, True)
+    decided, written, is_ours = batches.finish(row)
+    assert (codes(decided), len(written), is_ours) == (MIXED, 3, True)
 
 
 CRASHING = """
@@ -172,7 +170,7 @@ def test_a_killed_process_leaves_a_batch_that_recovery_finishes(
     assert killed.returncode == -signal.SIGKILL
     recover()
     assert (world.balance_of(alice), world.balance_of(bob)) == (10_000 - 10, 10)
-    assert begin(alice, bob).transaction_ids == []
+    assert not begin(alice, bob).is_ours
 
 
 # --- Races ------------------------------------------------------------------------------------------------
@@ -184,7 +182,7 @@ def test_many_who_finish_one_batch_at_once_agree_and_one_of_them_sets_it_going(
 ) -> None:
     row = planned(alice, bob, monkeypatch)
     together = threading.Barrier(8)
-    found: list[tuple[Any, bool]] = []
+    found: list[tuple[Any, Any, bool]] = []
 
     def finish() -> None:
         together.wait()
@@ -195,18 +193,18 @@ def test_many_who_finish_one_batch_at_once_agree_and_one_of_them_sets_it_going(
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert [codes(decided) for decided, _ in found] == [MIXED] * 8
-    assert [is_ours for _, is_ours in found].count(True) == 1
+    assert [codes(decided) for decided, _, _ in found] == [MIXED] * 8
+    assert [is_ours for _, _, is_ours in found].count(True) == 1
 
 
 def test_a_writer_who_comes_back_late_changes_nothing(
     alice: str, bob: str, taken: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stale = planned(alice, bob, monkeypatch)
-    decided, _ = batches.finish(stale)
+    decided, written, _ = batches.finish(stale)
     world.play(*(t["_id"] for t in batches.transactions_of(decided)), taken)
     before = transactions({})
-    assert batches.finish(stale) == (decided, False)
+    assert batches.finish(stale) == (decided, written, False)
     assert transactions({}) == before
 
 
@@ -259,6 +257,72 @@ def test_a_batch_that_cannot_be_finished_stops_no_other_and_is_tried_less_and_le
     collection(TransferBatch).update_one({"_id": bad["_id"]}, {"$set": {"items.0": bad["items"][0]}})
 
 
+@pytest.mark.parametrize(
+    "spoiled",
+    [{"attempts": "x"}, {"attempts": 2**63 - 1}, {"attempts": -(2**63)}, {"items": None}, {"items": 7},
+     {"items": [None] * 4}, {"refused": "x"}, {"created_at": "x"}, {"sender_id": None}],
+    ids=str,
+)  # fmt: skip
+def test_an_odd_batch_stops_neither_other_batches_nor_transactions(
+    alice: str, bob: str, monkeypatch: pytest.MonkeyPatch, spoiled: dict[str, Any]
+) -> None:
+    bad, good = (planned(alice, bob, monkeypatch) for _ in range(2))
+    alone = services.start_transaction(request=wish(alice, bob, 9), key=None).row["_id"]
+    change = {"items": [None], **spoiled}
+    collection(TransferBatch).update_one({"_id": bad["_id"]}, {"$set": change})
+    recover()
+    ended = {t["_id"] for t in transactions({"status": "COMPLETED"})}
+    assert ended >= {alone, *(t["_id"] for t in batches.transactions_of(good))}
+    row = collection(TransferBatch).find_one({"_id": bad["_id"]})
+    assert "due_at" in row
+    assert row["attempts"] in {1, 2}
+    collection(TransferBatch).replace_one({"_id": bad["_id"]}, bad)
+
+
+@pytest.mark.parametrize("is_odd", [False, True])
+def test_a_batch_that_cannot_be_finished_is_seen(
+    alice: str, bob: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], is_odd: bool
+) -> None:
+    assert selectors.report_saga().is_well
+    batch = planned(alice, bob, monkeypatch)
+    assert selectors.report_saga().is_well
+    begun: Any = "x" if is_odd else clock.after(clock.now(), -3_600)
+    collection(TransferBatch).update_one({"_id": batch["_id"]}, {"$set": {"created_at": begun}})
+    report = selectors.report_saga()
+    if not is_odd:
+        assert (report.is_well, report.facts["status"]) == (False, "stalled")
+        assert report.facts["queue_age_seconds"] >= 3_600
+    with pytest.raises(SystemExit) as ended:
+        call_command("audit", expect_settled=True)
+    assert ended.value.code == 1
+    assert f"L7: batch {batch['_id']} is not all written down" in capsys.readouterr().out
+    call_command("audit")
+    assert "is clean" in capsys.readouterr().out
+    collection(TransferBatch).update_one({"_id": batch["_id"]}, {"$set": {"created_at": clock.now()}})
+
+
+def test_whatever_happens_to_batches_transactions_are_driven(
+    alice: str, bob: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = services.start_transaction(request=wish(alice, bob, 9), key=None).row["_id"]
+    with monkeypatch.context() as patched:
+        patched.setattr(selectors, "find_stalled_batches", lambda **_: [None])
+        recover()
+    assert [t["_id"] for t in transactions({"status": "COMPLETED"})] == [alone]
+
+
+def test_a_tick_that_takes_too_long_leaves_batches_to_the_next(
+    alice: str, bob: str, monkeypatch: pytest.MonkeyPatch, settings: LazySettings
+) -> None:
+    for _ in range(2):
+        planned(alice, bob, monkeypatch)
+    make_due()
+    settings.RECOVERY_TICK_SECONDS_MAX = 0
+    assert batches.finish_stalled() == 0
+    settings.RECOVERY_TICK_SECONDS_MAX = 20
+    assert batches.finish_stalled() == 2
+
+
 def test_a_tick_finishes_a_bounded_number_the_longest_overdue_first(
     alice: str, bob: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -296,12 +360,13 @@ def test_a_database_that_goes_away_is_told_and_the_repeat_finishes(
     uri, options = settings.MONGODB_URI, settings.MONGODB_OPTIONS
     with monkeypatch.context() as patched:
         patched.setattr(batches, "crash_point", vanish)
-        with pytest.raises(Transient):
+        with pytest.raises(BatchUnfinished) as told:
             begin(alice, bob)
     settings.MONGODB_URI, settings.MONGODB_OPTIONS = uri, options
     mongodb.reconnect()
     again = begin(alice, bob)
-    assert (again.replayed, len(again.transaction_ids)) == (True, 4)
+    assert (again.replayed, len(again.transactions)) == (True, 4)
+    assert again.row["_id"] in told.value.detail
 
 
 # --- What it costs ----------------------------------------------------------------------------------------

@@ -121,11 +121,18 @@ def test_a_user_can_be_picked_out(anna: Party, bob: Party) -> None:
         assert {row["user_id"] for row in hers[place]} == {anna.id}
 
 
+USES_OF_ONE = (
+    ("/wallets/me/deposit", {"amount": "1"}),
+    ("/wallets/me/withdraw", {"amount": "1"}),
+    ("/wallets", {"currency": "EUR"}),
+)
+
+
 def test_only_the_newest_uses_are_remembered(anna: Party, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(idempotency, "SLOTS_PER_KEY_MAX", 2)
-    for path in ("/wallets/me/deposit", "/wallets/me/withdraw", "/wallets"):
-        anna.api.post_json(path, {"amount": "1"}, Idempotency_Key="k")
-    assert redisdb.client().zcard("payflow:idempotency:{k}") == 2
+    for path, body in USES_OF_ONE:
+        assert anna.api.post_json(path, body, Idempotency_Key="k").status_code == 201
+    assert redisdb.client().zcard("payflow:idempotency:k") == 2
     assert [use["path"] for use in ask_json("k")["redis"]] == ["/wallets", "/wallets/me/withdraw"]
 
 
@@ -154,7 +161,7 @@ def test_what_cannot_be_is_refused_in_a_printable_sentence(arguments: list[str])
 
 def test_what_somebody_wrote_into_redis_cannot_steer_a_terminal(anna: Party) -> None:
     anna.api.post_json("/wallets", {"currency": "EUR"}, Idempotency_Key="k")
-    (slot,) = redisdb.client().zrange("payflow:idempotency:{k}", 0, -1)
+    (slot,) = redisdb.client().zrange("payflow:idempotency:k", 0, -1)
     redisdb.client().hset(slot, "path", "/\x1b[2J\u202e\n")
     assert "\x1b" not in ask("k")
     assert ask("k").isascii()

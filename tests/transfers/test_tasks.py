@@ -261,3 +261,20 @@ def test_recovery_also_starts_what_waits_in_the_inbox_without_a_chain(
         tasks.recover.delay()
     eventually(lambda: ended(transaction))
     assert (world.status_of(transaction), world.row_of(transaction)["attempts"]) == (Status.COMPLETED, 0)
+
+
+@pytest.mark.parametrize(
+    ("waiting", "pauses"), [(0, [1]), (1, [1]), (2, [1, 7]), (19, [1, 7]), (20, [1]), (30, [1])]
+)
+def test_a_chain_waits_for_company_and_a_little_longer_where_a_crowd_comes(
+    waiting: int, pauses: list[float], settings: LazySettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.SAGA_BATCH_MAX, settings.SAGA_LINGER_SECONDS, settings.SAGA_CROWD_LINGER_SECONDS = 20, 1, 7
+    slept: list[float] = []
+    monkeypatch.setattr(tasks.time, "sleep", slept.append)
+    monkeypatch.setattr(tasks, "start_saga", lambda: None)
+    if waiting:
+        inbox.push([f"txn_{number}" for number in range(waiting)])
+    tasks.debit.apply()
+    assert slept == pauses
+    assert inbox.count() == max(0, waiting - 20)

@@ -20,10 +20,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ledger import checkpoints
 from ledger.audit import audit
 from ledger.reading import Progress as OnProgress
-from ledger.verdict import Sums, Verdict
+from ledger.verdict import VIOLATIONS_KEPT_MAX, Sums, Verdict, Violation
 from payflow import clock
 from payflow.errors import Transient
 from payflow.money import EXPONENTS, format_amount
+from transfers import selectors
 from transfers.facts import StoredTransactions
 from wallets import selectors as wallets
 
@@ -50,7 +51,8 @@ class Command(BaseCommand):
         parser.add_argument(
             "--expect-settled",
             action="store_true",
-            help="treat a transaction that has not ended as a violation (use it on a system at rest)",
+            help="treat a transaction that has not ended, and a batch that is not all written down, as a "
+            "violation (use it on a system at rest)",
         )
         parser.add_argument("--json", action="store_true", help="print the verdict as JSON")
 
@@ -68,6 +70,9 @@ class Command(BaseCommand):
                     against_checkpoints=not options["forget_checkpoints"],
                     on_progress=on_progress,
                 )
+            if options["expect_settled"] and wallet_id is None:
+                for batch_id in selectors.list_unfinished_batches(limit=VIOLATIONS_KEPT_MAX):
+                    verdict.add(Violation("L7", f"batch {batch_id} is not all written down"))
             if options["forget_checkpoints"] and verdict.is_clean:
                 checkpoints.forget_all()
         except Transient as error:
