@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 from mongoengine import (
     BooleanField,
     DateTimeField,
@@ -12,6 +14,30 @@ from mongoengine import (
     LongField,
     StringField,
 )
+
+
+class Kind(StrEnum):
+    """What a notice tells of."""
+
+    SENT = "TRANSFER_SENT"
+    RECEIVED = "TRANSFER_RECEIVED"
+    FAILED = "TRANSFER_FAILED"
+    WEBHOOK_DISABLED = "WEBHOOK_DISABLED"
+
+
+class NoticeStatus(StrEnum):
+    """Where a notice stands.
+
+    SENDING: the server may be given it at any moment. UNKNOWN: it was, perhaps, and nobody heard the answer.
+    SKIPPED: the recipient wants no mails or cannot be found.
+    """
+
+    PENDING = "PENDING"
+    SENDING = "SENDING"
+    SENT = "SENT"
+    FAILED = "FAILED"
+    UNKNOWN = "UNKNOWN"
+    SKIPPED = "SKIPPED"
 
 
 class Transaction(Document):

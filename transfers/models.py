@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.db import models
 
-from transfers.notices import NoticeStatus
+from transfers.documents import NoticeStatus
 from transfers.states import Settlement, Status
 
 

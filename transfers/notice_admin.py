@@ -13,8 +13,8 @@ from payflow import clock
 from payflow.admin import StoredRowsAdmin, link, table
 from payflow.errors import Transient
 from transfers import postman, selectors
+from transfers.documents import NoticeStatus
 from transfers.models import NoticeRow
-from transfers.notices import NoticeStatus
 
 # Those for which there is an index: what has ended well is found by its user.
 _LISTED = (NoticeStatus.FAILED, NoticeStatus.UNKNOWN)

@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from enum import StrEnum
 from typing import Any
 
 from django.conf import settings
@@ -25,33 +24,9 @@ from payflow import clock
 from payflow.crashpoints import crash_point
 from payflow.events import Event, EventType
 from payflow.mongodb import DUPLICATE_KEY_CODE, collection, unavailable_is_transient
-from transfers.documents import Notice
+from transfers.documents import Kind, Notice, NoticeStatus
 
 Row = dict[str, Any]
-
-
-class Kind(StrEnum):
-    """What a notice tells of."""
-
-    SENT = "TRANSFER_SENT"
-    RECEIVED = "TRANSFER_RECEIVED"
-    FAILED = "TRANSFER_FAILED"
-    WEBHOOK_DISABLED = "WEBHOOK_DISABLED"
-
-
-class NoticeStatus(StrEnum):
-    """Where a notice stands.
-
-    SENDING: the server may be given it at any moment. UNKNOWN: it was, perhaps, and nobody heard the answer.
-    SKIPPED: the recipient wants no mails or cannot be found.
-    """
-
-    PENDING = "PENDING"
-    SENDING = "SENDING"
-    SENT = "SENT"
-    FAILED = "FAILED"
-    UNKNOWN = "UNKNOWN"
-    SKIPPED = "SKIPPED"
 
 
 def recipients_of(event: Event) -> list[tuple[Kind, str]]:
