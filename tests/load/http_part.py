@@ -18,7 +18,7 @@ def throughput(target: Target) -> dict[str, Any]:
     found = []
     for number in range(target.sizes.windows):
         target.say(f"throughput: window {number + 1} of {target.sizes.windows}")
-        found.append(_throughput_window(target))
+        found.append(throughput_window(target))
     return {
         "per_second": windows.middle(found, "per_second"),
         "others_cpus": windows.middle(found, "others_cpus"),
@@ -28,7 +28,8 @@ def throughput(target: Target) -> dict[str, Any]:
     }
 
 
-def _throughput_window(target: Target) -> dict[str, Any]:
+def throughput_window(target: Target) -> dict[str, Any]:
+    """One stretch of transfers, as fast as they are answered."""
     with windows.measured(target.sessions) as window:
         offered = target.closed_loop(target.sizes.window_seconds)
     rows = ended_since(window.began_at)
