@@ -10,6 +10,7 @@ What must stay true:
 
 from __future__ import annotations
 
+import logging
 import re
 import socket
 import ssl
@@ -39,6 +40,7 @@ from urllib3.util.ssl_ import create_urllib3_context
 from webhooks import addresses
 from webhooks.errors import UrlRefused
 
+logger = logging.getLogger(__name__)
 ANSWER_BYTES_KEPT = 1_024
 # A body that ends within so much lets the connection be used again.
 ANSWER_BYTES_MAX = 16_384
@@ -107,6 +109,10 @@ class Line:
             error = "refused_url"
         except (requests.RequestException, urllib3_errors.HTTPError, OSError, ValueError) as problem:
             error = "timeout" if self._is_late else word_for(problem)
+        except Exception:
+            # Whatever a receiver may bring about is its failure, and counted; never a task that is repeated.
+            logger.exception("webhook attempt broke off")
+            error = "internal"
         finally:
             watchdog.cancel()
         if error is not None or self._is_late:
@@ -220,6 +226,13 @@ _WORDS: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
 )
 
 
+class _Session(HTTPSession):
+    """A session to which no answer is a redirect: requests would read such an answer's body whole."""
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """Return None: there is nowhere to go on to."""
+
+
 def _new_session(line: Line) -> HTTPSession:
     config = Config(
         ip_filter_enable=True,
@@ -227,7 +240,7 @@ def _new_session(line: Line) -> HTTPSession:
         never_redirect=True,
         default_timeout=(settings.WEBHOOK_CONNECT_SECONDS, settings.WEBHOOK_TOTAL_SECONDS),
     )
-    session = HTTPSession(config)
+    session = _Session(config)
     session.trust_env = False
     session.headers.clear()
     session.headers.update(
