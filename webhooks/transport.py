@@ -22,7 +22,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from http.cookiejar import DefaultCookiePolicy
-from threading import Timer
+from threading import BoundedSemaphore, Timer
 from types import TracebackType
 from typing import Any
 
@@ -44,10 +44,15 @@ logger = logging.getLogger(__name__)
 ANSWER_BYTES_KEPT = 1_024
 # A body that ends within so much lets the connection be used again.
 ANSWER_BYTES_MAX = 16_384
-LOOKUPS_AT_ONCE_MAX = 16
+# A name server that never answers holds a thread for half a minute; suspects (slots.py) begin three every two
+# seconds.
+LOOKUPS_AT_ONCE_MAX = 64
+# The word of an attempt that was not made, for want of a thread to look the host up.
+NOT_MADE = "not_made"
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e\xa0-\U0010ffff]|[\u2028-\u202e\u2066-\u2069\ufeff]")
 
 _lookups = ThreadPoolExecutor(LOOKUPS_AT_ONCE_MAX, thread_name_prefix="webhook-delivery-lookup")
+_lookups_free = BoundedSemaphore(LOOKUPS_AT_ONCE_MAX)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +72,10 @@ class RefusedAddress(requests.RequestException):
 
 class LookupFailed(requests.RequestException):
     """The host's name has no address, or none in time."""
+
+
+class NoLookupFree(requests.RequestException):
+    """All threads that look hosts up are at others."""
 
 
 class Line:
@@ -105,6 +114,8 @@ class Line:
                     raise requests.ReadTimeout
                 status, retry_after = response.status_code, response.headers.get("Retry-After")
                 text = self._read(response)
+        except NoLookupFree:
+            error = NOT_MADE
         except UrlRefused:
             error = "refused_url"
         except (requests.RequestException, urllib3_errors.HTTPError, OSError, ValueError) as problem:
@@ -294,11 +305,13 @@ class _Adapter(IPFilterAdapter):
 
     def build_connection_pool_key_attributes(self, request: Any, verify: Any, cert: Any = None) -> Any:
         """Look the host up, within the time that is left, and judge the very address that is connected to."""
+        if not _lookups_free.acquire(blocking=False):
+            raise NoLookupFree
         lookup = _lookups.submit(super().build_connection_pool_key_attributes, request, verify, cert)
+        lookup.add_done_callback(lambda _: _lookups_free.release())
         try:
             host, pool = lookup.result(min(settings.WEBHOOK_CONNECT_SECONDS, self._line.seconds_left()))
         except FutureTimeoutError:
-            lookup.cancel()
             raise LookupFailed("looking the host up took too long") from None
         except (requests.ConnectionError, UnicodeError) as problem:
             raise LookupFailed("the host has no address") from problem

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
 
 import pytest
 from django.conf import LazySettings
 
 from payflow import clock, metrics
+from payflow.errors import Transient
 from payflow.mongodb import collection
 from tests.webhooks import hooks
 from tests.webhooks.hooks import LIFE, one_event, subscribe, subscription
 from transfers import tasks
 from transfers.documents import Notice
-from webhooks import circuit, nudge, sweep
+from webhooks import circuit, nudge, services, sweep
 from webhooks.circuit import Failure
 from webhooks.documents import Delivery, Subscription
 
@@ -25,10 +25,6 @@ def nudged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     seen: list[str] = []
     monkeypatch.setattr(nudge, "nudge", seen.extend)
     return seen
-
-
-def due_at(subscription_id: str) -> list[Any]:
-    return [row.get("next_attempt_at") for row in hooks.deliveries(subscription_id)]
 
 
 def test_finds_what_has_no_place_and_what_is_due_and_nothing_else(nudged: list[str]) -> None:
@@ -74,17 +70,16 @@ def test_goes_on_where_the_last_one_stopped(nudged: list[str], monkeypatch: pyte
 
 
 def test_leaves_paused_and_disabled_endpoints_alone_and_uses_up_no_tries(nudged: list[str]) -> None:
-    until = clock.after(clock.now(), 120)
-    paused = subscribe(paused_until=until)
+    paused = subscribe(paused_until=clock.after(clock.now(), 120))
     disabled = subscribe(is_active=False, disabled_because="FAILING")
     for subscription_id in (paused, disabled):
         one_event(subscription_id)
         hooks.place(subscription_id)
     nudged.clear()
+    before = hooks.deliveries()
     assert sweep.sweep() == 0
-    assert (nudged, due_at(paused)) == ([], [until])
-    assert due_at(disabled)[0] > clock.after(clock.now(), 3_000)
-    assert {row["tries"] for row in hooks.deliveries()} == {0}
+    assert nudged == []
+    assert hooks.deliveries() == before
 
 
 def test_what_belongs_to_nobody_goes(nudged: list[str]) -> None:
@@ -92,19 +87,62 @@ def test_what_belongs_to_nobody_goes(nudged: list[str]) -> None:
     one_event(subscription_id)
     hooks.place(subscription_id)
     collection(Subscription).delete_one({"_id": subscription_id})
-    sweep.sweep()
+    nudged.clear()
+    assert sweep.sweep() == 1
+    assert nudged == [subscription_id]
+    hooks.work(subscription_id)
     assert hooks.deliveries() == []
 
 
-def test_says_how_long_the_oldest_has_waited() -> None:
+def test_finds_who_has_a_new_chance_though_nothing_is_due(nudged: list[str]) -> None:
+    subscription_id, disabled = subscribe(), subscribe()
+    for each in (subscription_id, disabled):
+        services.set_active(subscription_id=each, is_active=True)
+    services.set_active(subscription_id=disabled, is_active=False)
+    nudged.clear()
+    sweep.sweep()
+    assert nudged == [subscription_id]
+
+
+def test_trouble_with_one_endpoint_keeps_nobody_waiting(
+    nudged: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> int:
+        raise Transient("The database is not answering.")
+
+    disabled, other = subscribe(is_active=False, disabled_because="FAILING"), subscribe()
+    for each in (disabled, other):
+        one_event(each)
+        hooks.place(each)
+    long_ago = clock.now() - timedelta(days=31)
+    change = {"$set": {"next_attempt_at": long_ago}}
+    collection(Delivery).update_one({"subscription_id": disabled}, change)
+    nudged.clear()
+    monkeypatch.setattr(sweep, "_remove", fail)
+    with pytest.raises(Transient):
+        sweep.sweep()
+    assert nudged == [other]
+
+
+def test_says_how_long_the_oldest_has_waited_and_when_it_looked(monkeypatch: pytest.MonkeyPatch) -> None:
     subscription_id, disabled = subscribe(), subscribe(is_active=False)
     for each, seconds in ((subscription_id, 90), (disabled, 9_000)):
         one_event(each)
         hooks.place(each)
         past = clock.after(clock.now(), -seconds)
         collection(Delivery).update_one({"subscription_id": each}, {"$set": {"next_attempt_at": past}})
+    now = clock.now()
+    monkeypatch.setattr(clock, "now", lambda: now)
     sweep.sweep()
-    assert 90 <= metrics.WEBHOOK_OVERDUE._value.get() < 200
+    assert metrics.WEBHOOK_OVERDUE._value.get() >= 90
+    assert metrics.WEBHOOK_OVERDUE._value.get() < 9_000
+    assert metrics.WEBHOOK_SWEEP_TIMESTAMP._value.get() == now.timestamp()
+    one_event(disabled)
+    unplaced = {"subscription_id": disabled, "sequence": None}
+    change = {"$set": {"created_at": clock.after(now, -300)}}
+    collection(Delivery).update_one(unplaced, change)
+    sweep.sweep()
+    assert metrics.WEBHOOK_OVERDUE._value.get() == 300
 
 
 def test_a_disabled_endpoints_owner_gets_one_notice(
@@ -164,9 +202,11 @@ def test_removing_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_a_disabled_endpoint_never_got_is_kept_as_long() -> None:
     subscription_id = subscribe(is_active=False, disabled_because="FAILING")
-    hooks.tell(at=clock.now() - timedelta(days=31))
-    hooks.tell(at=clock.now() - timedelta(days=29))
+    hooks.tell(2)
     hooks.place(subscription_id)
+    for days, places in ((31, {"$lte": 4}), (29, {"$gt": 4})):
+        change = {"$set": {"next_attempt_at": clock.now() - timedelta(days=days)}}
+        collection(Delivery).update_many({"sequence": places}, change)
     sweep.sweep()
     assert hooks.sequences(subscription_id) == [5, 6, 7, 8]
     assert subscription(subscription_id)["removed_sequence"] == 4
