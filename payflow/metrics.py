@@ -87,8 +87,11 @@ WEBHOOK_ENDPOINTS_DISABLED = Counter(
 )
 WEBHOOK_OVERDUE = Gauge(
     "payflow_webhook_overdue_seconds",
-    "How long the delivery that is due longest has waited, of endpoints that are not left alone.",
+    "How long the delivery that is due, or has no place, longest has waited, of endpoints that are served.",
     multiprocess_mode="mostrecent",
+)
+WEBHOOK_SWEEP_TIMESTAMP = Gauge(
+    "payflow_webhook_sweep_timestamp_seconds", "When the sweep last ran.", multiprocess_mode="mostrecent"
 )
 
 NOTIFICATIONS_ENDED = Counter(

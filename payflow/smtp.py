@@ -17,13 +17,24 @@ class OutcomeUnknown(Exception):  # noqa: N818 - it reads as what happened
 
 
 class _Telling(smtplib.SMTP):
+    _may_send = False
+
+    def getreply(self) -> tuple[int, bytes]:
+        """Note the server's word that the mail itself may come now: 354 (RFC 5321, 4.3.2)."""
+        code, said = super().getreply()
+        self._may_send = self._may_send or code == 354
+        return code, said
+
     def data(self, msg: Any) -> tuple[int, bytes]:
-        """Send the mail itself. Up to here it is certain that the server has nothing to accept."""
+        """Send the mail itself. Until the server asks for it, it is certain that it has nothing to accept."""
+        self._may_send = False
         try:
             code, said = super().data(msg)
         except smtplib.SMTPDataError:
             raise  # it would not take the mail
         except OSError as error:  # smtplib's own errors are of this kind, too
+            if not self._may_send:
+                raise
             raise OutcomeUnknown from error
         # 250 is a yes, 4yz and 5yz are a no (RFC 5321, 4.2.1); what else it says here, nobody can tell.
         if code != 250 and not 400 <= code <= 599:

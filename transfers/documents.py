@@ -16,6 +16,30 @@ from mongoengine import (
 )
 
 
+class Kind(StrEnum):
+    """What a notice tells of."""
+
+    SENT = "TRANSFER_SENT"
+    RECEIVED = "TRANSFER_RECEIVED"
+    FAILED = "TRANSFER_FAILED"
+    WEBHOOK_DISABLED = "WEBHOOK_DISABLED"
+
+
+class NoticeStatus(StrEnum):
+    """Where a notice stands.
+
+    SENDING: the server may be given it at any moment. UNKNOWN: it was, perhaps, and nobody heard the answer.
+    SKIPPED: the recipient wants no mails or cannot be found.
+    """
+
+    PENDING = "PENDING"
+    SENDING = "SENDING"
+    SENT = "SENT"
+    FAILED = "FAILED"
+    UNKNOWN = "UNKNOWN"
+    SKIPPED = "SKIPPED"
+
+
 class Transaction(Document):
     """One transfer between two wallets of one currency. `transfers/states.py` names its moves."""
 
@@ -129,21 +153,6 @@ class TransferBatch(Document):
 
     def __str__(self) -> str:
         return f"{self.id} of {self.size}"
-
-
-class NoticeStatus(StrEnum):
-    """Where a notice stands.
-
-    SENDING: the server may be given it at any moment. UNKNOWN: it was, perhaps, and nobody heard the answer.
-    SKIPPED: the recipient wants no mails or cannot be found.
-    """
-
-    PENDING = "PENDING"
-    SENDING = "SENDING"
-    SENT = "SENT"
-    FAILED = "FAILED"
-    UNKNOWN = "UNKNOWN"
-    SKIPPED = "SKIPPED"
 
 
 class Notice(Document):

@@ -14,7 +14,7 @@ from typing import Any
 from django.template.loader import render_to_string
 
 from payflow.locales import amount_text, time_text
-from transfers.notices import Kind
+from transfers.documents import Kind
 
 TEXT_LENGTH_MAX = 255
 # By webhooks' own words for it.

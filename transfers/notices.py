@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from enum import StrEnum
 from typing import Any
 
 from django.conf import settings
@@ -25,18 +24,9 @@ from payflow import clock
 from payflow.crashpoints import crash_point
 from payflow.events import Event, EventType
 from payflow.mongodb import DUPLICATE_KEY_CODE, collection, unavailable_is_transient
-from transfers.documents import Notice, NoticeStatus
+from transfers.documents import Kind, Notice, NoticeStatus
 
 Row = dict[str, Any]
-
-
-class Kind(StrEnum):
-    """What a notice tells of."""
-
-    SENT = "TRANSFER_SENT"
-    RECEIVED = "TRANSFER_RECEIVED"
-    FAILED = "TRANSFER_FAILED"
-    WEBHOOK_DISABLED = "WEBHOOK_DISABLED"
 
 
 def recipients_of(event: Event) -> list[tuple[Kind, str]]:

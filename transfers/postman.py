@@ -38,9 +38,9 @@ from payflow.locales import known_locale
 from payflow.mongodb import collection, unavailable_is_transient
 from payflow.smtp import OutcomeUnknown
 from transfers import selectors
-from transfers.documents import Notice, NoticeStatus
+from transfers.documents import Kind, Notice, NoticeStatus
 from transfers.notice_texts import Letter, disabled_letter, transfer_letter
-from transfers.notices import Kind, Row
+from transfers.notices import Row
 
 logger = logging.getLogger(__name__)
 ATTEMPTS_KEPT_MAX = 40

@@ -176,6 +176,7 @@ def _drive_apart(rows: list[Row]) -> tuple[int, int]:
                     continue
                 undriven += 1
                 flagged += _set_apart(group[0], error)
+                _tell_of_failed_refund(group[0])
     finally:
         _give_back([row for group in waiting for row in group if row["_id"] not in tried])
     undriven += sum(len(group) for group in waiting)
@@ -211,6 +212,18 @@ def _set_apart(row: Row, error: Exception) -> int:
         return 0
     logger.error("transaction cannot be driven", extra=extra, exc_info=error)
     return _flag([row], "cannot be driven")
+
+
+def _tell_of_failed_refund(row: Row) -> None:
+    """Say that a refund could not be made yet, if that is what could not be; the next try says it again."""
+    try:
+        saga.announce_failed_refunds([row["_id"]])
+    except SoftTimeLimitExceeded:
+        raise
+    except Exception as error:
+        # One that cannot be driven can perhaps not be told of either.
+        extra = {"transaction_id": row["_id"], "error": type(error).__name__}
+        logger.warning("failed refund not told", extra=extra, exc_info=error)
 
 
 def drive(rows: list[Row]) -> None:

@@ -237,7 +237,7 @@ def refund(
 
 
 def announce_failed_refunds(transaction_ids: Collection[str]) -> None:
-    """Publish that a refund could not be made yet, for those still waiting for one."""
+    """Publish that a refund could not be made yet, for those still waiting for one. Raises Transient."""
     waiting = in_status(load(transaction_ids), Status.REFUNDING)
     now = clock.now()
     tell = [Event(row["_id"], EventType.REFUND_FAILED, now, transaction_body(row)) for row in waiting]

@@ -122,7 +122,14 @@ def credit_failed(request: Any, error: Exception, traceback: Any) -> None:
 def refund_failed(request: Any, error: Exception, traceback: Any) -> None:
     """A refund task's error callback: say so; recovery goes on refunding."""
     _log_failure("refund failed; recovery goes on", request, error)
-    saga.announce_failed_refunds(request.args[0])
+    # Whatever made the refund fail may well make this fail, and callbacks are not retried.
+    tell_failed_refunds.delay(request.args[0])
+
+
+@shared_task(name="transfers.tell_failed_refunds", **RETRY)
+def tell_failed_refunds(transaction_ids: list[str]) -> None:
+    """Tell of refunds that are still to be made. Lost, recovery tells of those that it cannot make either."""
+    saga.announce_failed_refunds(transaction_ids)
 
 
 @shared_task(name="transfers.recover")

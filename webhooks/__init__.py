@@ -1,5 +1,7 @@
-"""Webhooks: nothing yet. Deliveries to subscribers come later; their queue and worker exist already.
+"""Webhooks: who hears of what, and every delivery until it has arrived or is a dead letter.
 
-Meanwhile the worker `webhooks` of the Procfile, which also serves the queue `payflow-notifications`, runs the
-continuous audit.
+An event becomes deliveries in `fanout`, before its transaction is let go. The worker `webhooks` serves one
+endpoint after another in `turns`: it gives deliveries their places (`sequencing`), makes attempts
+(`delivery`, over `transport`, with `signing`), and leaves alone who fails (`circuit`). Beat's `sweep` finds
+whatever the messages (`nudge`) have missed. docs/webhooks.md tells owners and operators about it.
 """

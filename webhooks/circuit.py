@@ -70,17 +70,23 @@ def is_suspect(subscription: Row) -> bool:
     return bool(subscription.get("consecutive_failures")) or subscription.get("paused_until") is not None
 
 
-def take_probe(*, subscription_id: str, now: datetime) -> datetime | None:
-    """Make this worker the one to try a half-open endpoint; return until when the others find it open.
+def take_probe(*, subscription_id: str, now: datetime) -> bool:
+    """Make this worker the one to try a half-open endpoint; False when somebody else was quicker.
 
-    None when somebody else was quicker.
+    The others find it open until a claim has run out.
     """
     until = clock.after(now, settings.WEBHOOK_CLAIM_SECONDS)
     query = {"_id": subscription_id, "paused_until": {"$lte": now}}
     with unavailable_is_transient():
         change = {"$set": {"paused_until": until}}
-        is_ours = collection(Subscription, lasting=False).update_one(query, change).modified_count
-    return until if is_ours else None
+        return bool(collection(Subscription, lasting=False).update_one(query, change).modified_count)
+
+
+def leave_alone(*, subscription_id: str, until: datetime) -> None:
+    """Have nothing sent to an endpoint until then, or longer where it is left alone for longer."""
+    with unavailable_is_transient():
+        change = {"$max": {"paused_until": until}}
+        collection(Subscription, lasting=False).update_one({"_id": subscription_id}, change)
 
 
 def note_success(*, subscription_id: str) -> None:
@@ -151,9 +157,7 @@ def _pause(counted: Row, now: datetime, failure: Failure) -> bool:
     seconds = max(seconds, min(failure.retry_after_seconds, schedule.CIRCUIT_SECONDS_MAX))
     if seconds <= 0:
         return False
-    with unavailable_is_transient():
-        change = {"$max": {"paused_until": clock.after(now, seconds)}}
-        collection(Subscription, lasting=False).update_one({"_id": counted["_id"]}, change)
+    leave_alone(subscription_id=counted["_id"], until=clock.after(now, seconds))
     metrics.WEBHOOK_CIRCUITS_OPENED.inc()
     return True
 

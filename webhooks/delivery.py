@@ -12,7 +12,7 @@ What must stay true:
 from __future__ import annotations
 
 import secrets as random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -26,12 +26,14 @@ from webhooks import schedule
 from webhooks.circuit import Failure
 from webhooks.documents import Delivery, DeliveryStatus
 from webhooks.signing import signature_headers
-from webhooks.transport import Answer, Line
+from webhooks.transport import NOT_MADE, Answer, Line
 
 # More than a schedule has: attempts of several rounds. attempt_count counts those that are gone, too.
 ATTEMPTS_KEPT_MAX = 30
 # The word of an attempt that has begun and has no result: it is under way, or its worker died.
 UNFINISHED = "unfinished"
+# An attempt that could not be made waits for so long.
+NOT_MADE_SECONDS = 5.0
 _GONE = 410
 _NEEDED = dict.fromkeys(("payload", "event_id", "sequence", "tries", "claim"), 1)
 Row = dict[str, Any]
@@ -42,8 +44,17 @@ class Endpoint:
     """Where to send, and what signs."""
 
     subscription_id: str
-    secrets: list[str]
+    secrets: list[str] = field(repr=False)
     line: Line
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of an attempt: what its failure says, if it failed, and its time; or it was not made."""
+
+    failure: Failure | None = None
+    seconds: float = 0.0
+    was_made: bool = True
 
 
 def claim(*, subscription_id: str, now: datetime) -> Row | None:
@@ -89,20 +100,23 @@ def due(subscription_id: str, now: datetime) -> dict[str, Any]:
     }
 
 
-def attempt(endpoint: Endpoint, row: Row) -> Failure | None:
-    """Send a claimed delivery and write down the result; return what its failure says. Raises Transient."""
+def attempt(endpoint: Endpoint, row: Row) -> Outcome:
+    """Send a claimed delivery and write down the result. Raises Transient."""
     headers = signature_headers(
         message_id=row["event_id"], attempted_at=clock.now(), payload=row["payload"], secrets=endpoint.secrets
     )
     headers |= {"PayFlow-Delivery": row["_id"], "PayFlow-Sequence": str(row["sequence"])}
     answer = endpoint.line.post(row["payload"].encode(), headers)
     crash_point("delivery.answered")
+    if answer.error == NOT_MADE:
+        _give_back(row)
+        return Outcome(was_made=False)
     metrics.WEBHOOK_ATTEMPT_SECONDS.observe(answer.seconds)
     metrics.WEBHOOK_ATTEMPTS.labels(_outcome(answer)).inc()
     if is_success(answer):
         _write_down(row, answer, {}, _ended(DeliveryStatus.DELIVERED))
         crash_point("delivery.delivered")
-        return None
+        return Outcome(seconds=answer.seconds)
     failure = _failure(answer)
     wait = schedule.retry_delay_seconds(
         delivery_id=row["_id"],
@@ -115,7 +129,7 @@ def attempt(endpoint: Endpoint, row: Row) -> Failure | None:
         # The claim ran out: somebody else decides. That this attempt was made is true all the same.
         _write_down(row, answer, {}, {})
     crash_point("delivery.failed")
-    return failure
+    return Outcome(failure, answer.seconds)
 
 
 def is_success(answer: Answer) -> bool:
@@ -123,38 +137,44 @@ def is_success(answer: Answer) -> bool:
     return answer.status_code is not None and 200 <= answer.status_code < 300
 
 
-def hasten(*, subscription_id: str, postponed_to: datetime) -> None:
-    """Have what was postponed to exactly then tried now."""
-    now = clock.now()
-    query = {**due(subscription_id, now), "next_attempt_at": postponed_to, "claim": None}
-    with unavailable_is_transient():
-        collection(Delivery, lasting=False).update_many(query, {"$set": {"next_attempt_at": now}})
+def resume(*, subscription_id: str, since: datetime, limit: int) -> int:
+    """Have up to `limit` deliveries that wait tried now, with their schedule begun anew; return how many.
 
-
-def resume(*, subscription_id: str) -> None:
-    """Have everything that waits tried now, with its schedule begun anew: the endpoint has a new chance.
-
-    What somebody is at stays as it is.
+    For an endpoint that has a new chance `since` then: what was tried after that has had it, and what
+    somebody is at stays as it is. Raises Transient.
     """
     now = clock.now()
-    query = {**due(subscription_id, now), "next_attempt_at": {"$gt": now}, "claim": None}
+    query = {
+        "status": DeliveryStatus.PENDING.value,
+        "subscription_id": subscription_id,
+        "$or": [{"next_attempt_at": {"$gt": now}}, {"tries": {"$gt": 0}}],
+        "claim": None,
+        "attempts": {"$not": {"$elemMatch": {"at": {"$gte": since}}}},
+    }
     with unavailable_is_transient():
-        change = {"$set": {"next_attempt_at": now, "tries": 0}}
-        collection(Delivery, lasting=False).update_many(query, change)
-
-
-def postpone(*, subscription_id: str, until: datetime) -> None:
-    """Have what is due wait until then, using up none of its tries."""
-    with unavailable_is_transient():
-        query = due(subscription_id, clock.now())
-        change = {"$set": {"next_attempt_at": until}, "$unset": {"claim": ""}}
-        collection(Delivery, lasting=False).update_many(query, change)
+        target = collection(Delivery, lasting=False)
+        ids = [row["_id"] for row in target.find(query, {"_id": 1}).hint("due").limit(limit)]
+        again = {"$set": {"next_attempt_at": now, "tries": 0}}
+        target.update_many({**query, "_id": {"$in": ids}}, again)
+    return len(ids)
 
 
 def has_due(*, subscription_id: str, now: datetime) -> bool:
     """Say whether an endpoint has something due."""
     with unavailable_is_transient():
         return collection(Delivery).find_one(due(subscription_id, now), {"_id": 1}, hint="due") is not None
+
+
+def _give_back(row: Row) -> None:
+    """Leave a claimed delivery as if nobody had begun an attempt, for a moment."""
+    change = {
+        "$pull": {"attempts": {"claim": row["claim"]}},
+        "$inc": {"attempt_count": -1, "tries": -1},
+        **_due_again(NOT_MADE_SECONDS),
+    }
+    with unavailable_is_transient():
+        query = {"_id": row["_id"], "claim": row["claim"]}
+        collection(Delivery, lasting=False).update_one(query, change)
 
 
 def _failure(answer: Answer) -> Failure:

@@ -52,6 +52,8 @@ class Subscription(Document):
     failing_since = DateTimeField()
     # Its circuit: set while it is open or half open, then nothing but a single probe is sent. See circuit.py.
     paused_until = DateTimeField()
+    # It has a new chance since then, and the worker has yet to have tried at once what waits for it.
+    fresh_since = DateTimeField()
     # The highest place among those of its deliveries that are no longer kept; it is not given again.
     removed_sequence = LongField()
     # When PayFlow disabled it last, by itself.
@@ -76,6 +78,8 @@ class Subscription(Document):
             },
             # Owners who have yet to be told. Sparse: hardly any.
             {"fields": ["owner_notice_at"], "sparse": True},
+            # Endpoints with a new chance. Sparse: only until the worker has looked.
+            {"fields": ["fresh_since"], "sparse": True},
         ],
     }
 

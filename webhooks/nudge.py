@@ -19,24 +19,26 @@ from payflow.errors import Transient
 logger = logging.getLogger(__name__)
 DELIVER_TASK = "webhooks.deliver"
 SPREAD_TASK = "webhooks.spread"
-# An endpoint whose nudge waits in the queue gets no other: with the worker away the queue must not grow.
+# An endpoint whose nudge waits in the queue gets no other for so long: with the worker away or busy the queue
+# must not grow. A message that was lost delays its endpoint by so much.
 _WAITING_KEY = "payflow:webhooks:nudged:"
-WAITING_SECONDS = 5
+WAITING_SECONDS = 15
 MESSAGE_SECONDS_MAX = 60
-ENDPOINTS_MAX = 500
+BATCH_MAX = 500
 
 
 def nudge(subscription_ids: Iterable[str]) -> None:
-    """Have these endpoints looked at soon, by one message; those beyond ENDPOINTS_MAX wait for the sweep."""
-    ids = sorted(set(subscription_ids))[:ENDPOINTS_MAX]
-    if not ids or redisdb.is_spared():
+    """Have these endpoints looked at soon, in this order, by one message for each BATCH_MAX of them."""
+    ids = list(dict.fromkeys(subscription_ids))
+    if redisdb.is_spared():
         return
     try:
-        fresh = _without_those_waiting(ids)
-        if len(fresh) == 1:
-            _send(DELIVER_TASK, fresh[0])
-        elif fresh:
-            _send(SPREAD_TASK, fresh)
+        for first in range(0, len(ids), BATCH_MAX):
+            fresh = _without_those_waiting(ids[first : first + BATCH_MAX])
+            if len(fresh) == 1:
+                _send(DELIVER_TASK, fresh[0])
+            elif fresh:
+                _send(SPREAD_TASK, fresh)
     except (Transient, OperationalError, RedisError) as error:
         logger.info("nobody nudged; the sweep finds what is due", extra={"error": type(error).__name__})
 
@@ -45,15 +47,6 @@ def spread(subscription_ids: list[str]) -> None:
     """Publish a message for each endpoint. Raises OperationalError; the sweep finds the rest."""
     for subscription_id in subscription_ids:
         _send(DELIVER_TASK, subscription_id)
-
-
-def again(subscription_id: str, count: int) -> None:
-    """Publish messages for an endpoint that could use so many more turns."""
-    try:
-        for _ in range(count):
-            _send(DELIVER_TASK, subscription_id)
-    except OperationalError as error:
-        logger.info("nobody nudged; the sweep finds what is due", extra={"error": type(error).__name__})
 
 
 def taken(subscription_id: str) -> None:

@@ -21,7 +21,7 @@ from payflow import clock
 from payflow.errors import Transient
 from payflow.ids import new_id
 from payflow.mongodb import collection, unavailable_is_transient
-from webhooks import addresses, delivery, nudge, secrets
+from webhooks import addresses, nudge, secrets
 from webhooks.documents import Delivery, DeliveryStatus, DisabledBecause, Subscription
 from webhooks.errors import WebhookLimit, WebhookNotFound
 
@@ -94,7 +94,7 @@ def change_subscription(
     """Change what is given. Raises WebhookNotFound, UrlRefused, Transient.
 
     To enable an endpoint, or to change its URL, forgets its failures: it gets a new chance, and what waits
-    for it is tried at once.
+    for it is tried at once, by the worker.
     """
     if url is not None:
         addresses.check_url(url, addresses.current_policy())
@@ -105,6 +105,8 @@ def change_subscription(
     if url is not None:
         to_set |= {"url": url, "consecutive_failures": 0}
         to_unset |= dict.fromkeys(("failing_since", "paused_until"), "")
+    if is_active or url is not None:
+        to_set["fresh_since"] = to_set["updated_at"]
     if is_active:
         to_set |= {"is_active": True, "consecutive_failures": 0}
         to_unset |= dict.fromkeys(_TROUBLE, "")
@@ -113,9 +115,7 @@ def change_subscription(
         to_unset |= dict.fromkeys(("owner_notice", "owner_notice_at"), "")
     update = {"$set": to_set, **({"$unset": to_unset} if to_unset else {})}
     changed = _update(user_id, webhook_id, update)
-    if changed.is_active and (is_active or url is not None):
-        # Dying before this only makes what waits wait for its time.
-        delivery.resume(subscription_id=webhook_id)
+    if "fresh_since" in to_set:
         nudge.nudge([webhook_id])
     return changed
 
@@ -162,26 +162,32 @@ def _update(user_id: str, webhook_id: str, update: Any) -> Subscription:
     return Subscription._from_son(row)
 
 
-def delete_subscription(*, user_id: str, webhook_id: str) -> None:
-    """Delete an endpoint, its secrets, and the deliveries that are still on their way. Safe to repeat.
+def end_new_chance(*, subscription_id: str, since: datetime) -> None:
+    """Note that what waited for an endpoint is tried at once, unless it got another chance meanwhile."""
+    with unavailable_is_transient():
+        query = {"_id": subscription_id, "fresh_since": since}
+        collection(Subscription, lasting=False).update_one(query, {"$unset": {"fresh_since": ""}})
 
-    Those that have ended stay for staff until they are too old. Raises WebhookNotFound, Transient.
+
+def delete_subscription(*, user_id: str, webhook_id: str) -> None:
+    """Delete an endpoint and its secrets; the worker removes what is on its way to it.
+
+    Deliveries that have ended stay for staff until they are too old. Raises WebhookNotFound, Transient.
     """
     with unavailable_is_transient():
         deleted = collection(Subscription).delete_one({"_id": webhook_id, "user_id": user_id}).deleted_count
     if not deleted:
         raise WebhookNotFound("You have no such webhook.")
-    drop_pending(subscription_id=webhook_id)
+    nudge.nudge([webhook_id])
 
 
-def drop_pending(*, subscription_id: str) -> int:
-    """Remove what is on its way to an endpoint that is no more; return how many.
-
-    The worker does the same for what a fan-out under way writes after this, or what dying here left.
-    """
+def drop_pending(*, subscription_id: str, limit: int) -> int:
+    """Remove up to `limit` deliveries on their way to an endpoint that is no more; return how many."""
     pending = {"subscription_id": subscription_id, "status": DeliveryStatus.PENDING.value}
     with unavailable_is_transient():
-        return collection(Delivery).delete_many(pending).deleted_count
+        target = collection(Delivery)
+        ids = [row["_id"] for row in target.find(pending, {"_id": 1}).limit(limit)]
+        return target.delete_many({**pending, "_id": {"$in": ids}}).deleted_count
 
 
 def set_active(*, subscription_id: str, is_active: bool) -> Subscription:

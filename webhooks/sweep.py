@@ -2,13 +2,13 @@
 
 The only thing that must run for every delivery to be tried; nudges are accelerators. It reads nothing but
 indexes, endpoint by endpoint: one with a long queue hides no other, and the next sweep goes on where this one
-stopped.
+stopped. It passes by who is disabled or left alone; what is due for them stays as it is.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -18,10 +18,9 @@ from kombu.exceptions import OperationalError
 
 from payflow import clock, metrics
 from payflow.mongodb import collection, unavailable_is_transient
-from webhooks import circuit, delivery, nudge, services
+from webhooks import circuit, nudge
 from webhooks.circuit import Gate
 from webhooks.documents import Delivery, DeliveryStatus, Subscription
-from webhooks.turns import LOOK_AGAIN_SECONDS
 
 logger = logging.getLogger(__name__)
 ENDPOINTS_MAX = 500
@@ -42,23 +41,31 @@ def sweep() -> int:
     due = _endpoints("due", {**_PENDING, "next_attempt_at": {"$lte": now}}, "next_attempt_at")
     unplaced = _endpoints("unplaced", {**_PENDING, "sequence": None}, "created_at")
     subscriptions = _subscriptions(due.keys() | unplaced.keys())
-    ready = set(unplaced)
-    overdue_seconds = 0.0
+    ready = dict.fromkeys([*unplaced, *_with_a_new_chance(now)])
+    waiting_since = list(unplaced.values())
+    disabled: dict[str, datetime] = {}
     for subscription_id, since in due.items():
         subscription = subscriptions.get(subscription_id)
         if subscription is None:
-            services.drop_pending(subscription_id=subscription_id)
+            ready[subscription_id] = None  # for the worker to remove it
         elif not subscription["is_active"]:
-            _keep_waiting(subscription_id, now)
-        elif circuit.gate(subscription, now=now) is Gate.OPEN:
-            delivery.postpone(subscription_id=subscription_id, until=subscription["paused_until"])
-        else:
-            ready.add(subscription_id)
-            overdue_seconds = max(overdue_seconds, (now - since).total_seconds())
-    metrics.WEBHOOK_OVERDUE.set(overdue_seconds)
+            disabled[subscription_id] = since
+        elif circuit.gate(subscription, now=now) is not Gate.OPEN:
+            ready[subscription_id] = None
+            waiting_since.append(since)
+    metrics.WEBHOOK_OVERDUE.set((now - min(waiting_since, default=now)).total_seconds())
+    metrics.WEBHOOK_SWEEP_TIMESTAMP.set(now.timestamp())
     nudge.nudge(ready)
     _tell_owners(now)
+    _remove_expired(disabled, now)
     return len(ready)
+
+
+def _with_a_new_chance(now: datetime) -> list[str]:
+    with unavailable_is_transient():
+        query = {"fresh_since": {"$lte": now}, "is_active": True}
+        rows = collection(Subscription).find(query, {"_id": 1}).limit(ENDPOINTS_MAX)
+        return [row["_id"] for row in rows]
 
 
 def _endpoints(index: str, query: Row, since: str) -> dict[str, datetime]:
@@ -87,14 +94,13 @@ def _subscriptions(ids: Iterable[str]) -> dict[str, Row]:
         return {row["_id"]: row for row in rows}
 
 
-def _keep_waiting(subscription_id: str, now: datetime) -> None:
-    """Leave what a disabled endpoint did not get for later, but not for ever."""
-    until = clock.after(now, LOOK_AGAIN_SECONDS)
-    delivery.postpone(subscription_id=subscription_id, until=until)
-    # Ids are ordered by the time of their events.
-    first_kept = f"dlv_{clock.epoch_ms(_kept_since(now)):012x}"
-    query = {**_PENDING, "subscription_id": subscription_id, "_id": {"$lt": first_kept}, "claim": None}
-    _remove(query)
+def _remove_expired(disabled: Mapping[str, datetime], now: datetime) -> None:
+    """Remove, in bounded steps, what has been due for too long for endpoints that have been disabled."""
+    kept_since = _kept_since(now)
+    expired = [subscription_id for subscription_id, since in disabled.items() if since < kept_since]
+    for subscription_id in expired[:ROUNDS_MAX]:
+        late = {"next_attempt_at": {"$lt": kept_since}}
+        _remove({**_PENDING, "subscription_id": subscription_id, **late})
 
 
 def _tell_owners(now: datetime) -> None:

@@ -9,8 +9,8 @@ from webhooks import nudge, sweep, turns
 
 @shared_task(name=nudge.DELIVER_TASK)
 def deliver(subscription_id: str) -> None:
-    """Serve one endpoint for a turn; if there is more, go to the end of the queue."""
-    nudge.again(subscription_id, turns.take(subscription_id=subscription_id))
+    """Serve one endpoint for a turn; who waits, or has more, goes to the end of the queue."""
+    nudge.nudge(turns.take(subscription_id=subscription_id))
 
 
 @shared_task(name=nudge.SPREAD_TASK)

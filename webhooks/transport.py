@@ -10,6 +10,7 @@ What must stay true:
 
 from __future__ import annotations
 
+import logging
 import re
 import socket
 import ssl
@@ -21,7 +22,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from http.cookiejar import DefaultCookiePolicy
-from threading import Timer
+from threading import BoundedSemaphore, Timer
 from types import TracebackType
 from typing import Any
 
@@ -39,13 +40,19 @@ from urllib3.util.ssl_ import create_urllib3_context
 from webhooks import addresses
 from webhooks.errors import UrlRefused
 
+logger = logging.getLogger(__name__)
 ANSWER_BYTES_KEPT = 1_024
 # A body that ends within so much lets the connection be used again.
 ANSWER_BYTES_MAX = 16_384
-LOOKUPS_AT_ONCE_MAX = 16
+# A name server that never answers holds a thread for half a minute; suspects (slots.py) begin three every two
+# seconds.
+LOOKUPS_AT_ONCE_MAX = 64
+# The word of an attempt that was not made, for want of a thread to look the host up.
+NOT_MADE = "not_made"
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e\xa0-\U0010ffff]|[\u2028-\u202e\u2066-\u2069\ufeff]")
 
 _lookups = ThreadPoolExecutor(LOOKUPS_AT_ONCE_MAX, thread_name_prefix="webhook-delivery-lookup")
+_lookups_free = BoundedSemaphore(LOOKUPS_AT_ONCE_MAX)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +72,10 @@ class RefusedAddress(requests.RequestException):
 
 class LookupFailed(requests.RequestException):
     """The host's name has no address, or none in time."""
+
+
+class NoLookupFree(requests.RequestException):
+    """All threads that look hosts up are at others."""
 
 
 class Line:
@@ -103,10 +114,16 @@ class Line:
                     raise requests.ReadTimeout
                 status, retry_after = response.status_code, response.headers.get("Retry-After")
                 text = self._read(response)
+        except NoLookupFree:
+            error = NOT_MADE
         except UrlRefused:
             error = "refused_url"
         except (requests.RequestException, urllib3_errors.HTTPError, OSError, ValueError) as problem:
             error = "timeout" if self._is_late else word_for(problem)
+        except Exception:
+            # Whatever a receiver may bring about is its failure, and counted; never a task that is repeated.
+            logger.exception("webhook attempt broke off")
+            error = "internal"
         finally:
             watchdog.cancel()
         if error is not None or self._is_late:
@@ -220,6 +237,13 @@ _WORDS: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
 )
 
 
+class _Session(HTTPSession):
+    """A session to which no answer is a redirect: requests would read such an answer's body whole."""
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """Return None: there is nowhere to go on to."""
+
+
 def _new_session(line: Line) -> HTTPSession:
     config = Config(
         ip_filter_enable=True,
@@ -227,7 +251,7 @@ def _new_session(line: Line) -> HTTPSession:
         never_redirect=True,
         default_timeout=(settings.WEBHOOK_CONNECT_SECONDS, settings.WEBHOOK_TOTAL_SECONDS),
     )
-    session = HTTPSession(config)
+    session = _Session(config)
     session.trust_env = False
     session.headers.clear()
     session.headers.update(
@@ -281,11 +305,13 @@ class _Adapter(IPFilterAdapter):
 
     def build_connection_pool_key_attributes(self, request: Any, verify: Any, cert: Any = None) -> Any:
         """Look the host up, within the time that is left, and judge the very address that is connected to."""
+        if not _lookups_free.acquire(blocking=False):
+            raise NoLookupFree
         lookup = _lookups.submit(super().build_connection_pool_key_attributes, request, verify, cert)
+        lookup.add_done_callback(lambda _: _lookups_free.release())
         try:
             host, pool = lookup.result(min(settings.WEBHOOK_CONNECT_SECONDS, self._line.seconds_left()))
         except FutureTimeoutError:
-            lookup.cancel()
             raise LookupFailed("looking the host up took too long") from None
         except (requests.ConnectionError, UnicodeError) as problem:
             raise LookupFailed("the host has no address") from problem

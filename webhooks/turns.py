@@ -1,16 +1,16 @@
 """Turns: a worker's thread serves one endpoint for a while, then it is another's turn.
 
 What must stay true: no endpoint, however slow, dead or busy, keeps the others waiting for longer than a turn.
-Only so many threads speak to one endpoint (slots.py); a turn lasts WEBHOOK_TURN_SECONDS and one attempt; one
-that fails is left alone (circuit.py). An endpoint's deliveries are begun in the order of their sequence, but
-one that failed waits for its time and holds up nobody.
+Only so many threads speak to one endpoint, and to all that are slow or fail (slots.py); a turn lasts
+WEBHOOK_TURN_SECONDS and one attempt; an endpoint that fails is left alone (circuit.py), and what waits for it
+stays as it is. Deliveries are begun in the order of their sequence, but one that failed waits for its time
+and holds up nobody.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from datetime import datetime
 from typing import Any
 
 from django.conf import settings
@@ -26,69 +26,78 @@ from webhooks.transport import Line
 
 logger = logging.getLogger(__name__)
 PLACES_MAX = 500
-# What is due at an endpoint that is disabled comes up again this late, unless it is enabled before.
-LOOK_AGAIN_SECONDS = 3_600.0
+STEP_MAX = 1_000
 # A key that is missing is an operator's mistake, and soon put right.
 UNSEALED_LOOK_AGAIN_SECONDS = 60.0
-_NEEDED = dict.fromkeys(("url", "is_active", "secrets", "consecutive_failures", "paused_until"), 1)
+_NEEDED = dict.fromkeys(
+    ("user_id", "url", "is_active", "secrets", "consecutive_failures", "paused_until", "fresh_since"), 1
+)
 Row = dict[str, Any]
 
 
-def take(*, subscription_id: str) -> int:
-    """Serve an endpoint for a turn; return how many further turns it could use at once. Raises Transient."""
+def take(*, subscription_id: str) -> list[str]:
+    """Serve an endpoint for a turn; return those to look at next, itself if it has more. Raises Transient."""
     nudge.taken(subscription_id)
     with unavailable_is_transient():
         subscription = collection(Subscription).find_one({"_id": subscription_id}, _NEEDED)
     if subscription is None:
-        services.drop_pending(subscription_id=subscription_id)
-        return 0
-    limit = 1 if circuit.is_suspect(subscription) else settings.WEBHOOK_ENDPOINT_CONCURRENCY
-    if not slots.enter(subscription_id, limit=limit, is_suspect=circuit.is_suspect(subscription)):
-        return 0
+        dropped = services.drop_pending(subscription_id=subscription_id, limit=STEP_MAX)
+        return [subscription_id] if dropped == STEP_MAX else []
+    # Before there is a slot: a receiver can fetch what has its place, however long its endpoint has to wait.
+    sequencing.place(subscription_id=subscription_id, limit=PLACES_MAX)
+    is_suspect = circuit.is_suspect(subscription) or slots.is_slow(subscription_id)
+    limit = 1 if is_suspect else settings.WEBHOOK_ENDPOINT_CONCURRENCY
+    visitor = slots.Visitor(subscription_id, subscription["user_id"], limit, is_suspect)
+    if not slots.enter(visitor):
+        return []
     more = False
     try:
-        more = _serve(subscription)
+        more = _serve(subscription, is_suspect=is_suspect)
     finally:
-        left = slots.leave(subscription_id)
-    return max(1, limit - left.taken) if more or left.was_asked else 0
+        waiting = slots.leave(visitor)
+    return [*waiting, subscription_id] if more else waiting
 
 
-def _serve(subscription: Row) -> bool:
+def _serve(subscription: Row, *, is_suspect: bool) -> bool:
     subscription_id, now = subscription["_id"], clock.now()
-    sequencing.place(subscription_id=subscription_id, limit=PLACES_MAX)
-    if not subscription["is_active"]:
-        delivery.postpone(subscription_id=subscription_id, until=clock.after(now, LOOK_AGAIN_SECONDS))
-        return False
     gate = circuit.gate(subscription, now=now)
-    if gate is Gate.OPEN:
-        delivery.postpone(subscription_id=subscription_id, until=subscription["paused_until"])
+    if not subscription["is_active"] or gate is Gate.OPEN:
         return False
-    probing_until = _probe(subscription_id, now) if gate is Gate.HALF_OPEN else None
-    if gate is Gate.HALF_OPEN and probing_until is None:
+    if "fresh_since" in subscription and not _begin_anew(subscription):
+        return True
+    if gate is Gate.HALF_OPEN and not _is_ours_to_try(subscription_id):
         return False
     try:
         signers = secrets.signing_secrets(subscription["secrets"], now=now)
     except SealBroken:
         logger.exception("webhook secrets cannot be opened", extra={"subscription_id": subscription_id})
-        delivery.postpone(
-            subscription_id=subscription_id, until=clock.after(now, UNSEALED_LOOK_AGAIN_SECONDS)
-        )
+        until = clock.after(now, UNSEALED_LOOK_AGAIN_SECONDS)
+        circuit.leave_alone(subscription_id=subscription_id, until=until)
         return False
     with Line(subscription["url"]) as line:
-        endpoint = Endpoint(subscription_id, signers, line)
-        return _deliver(endpoint, is_failing=circuit.is_suspect(subscription), probing_until=probing_until)
+        return _deliver(Endpoint(subscription_id, signers, line), subscription, is_suspect=is_suspect)
 
 
-def _probe(subscription_id: str, now: datetime) -> datetime | None:
-    """Return until when the endpoint is this thread's to try, None when it is not, or nothing is due."""
+def _begin_anew(subscription: Row) -> bool:
+    """Have what waits for an endpoint tried now, a step of it; return whether that was all."""
+    subscription_id, since = subscription["_id"], subscription["fresh_since"]
+    if delivery.resume(subscription_id=subscription_id, since=since, limit=STEP_MAX) == STEP_MAX:
+        return False
+    services.end_new_chance(subscription_id=subscription_id, since=since)
+    return True
+
+
+def _is_ours_to_try(subscription_id: str) -> bool:
+    """Say whether something is due for an endpoint, and this thread is the one to try it."""
+    now = clock.now()
     if not delivery.has_due(subscription_id=subscription_id, now=now):
-        return None
+        return False
     return circuit.take_probe(subscription_id=subscription_id, now=now)
 
 
-def _deliver(endpoint: Endpoint, *, is_failing: bool, probing_until: datetime | None) -> bool:
-    """Send what is due until the turn is over or a failure says to stop; return whether there may be more."""
-    subscription_id = endpoint.subscription_id
+def _deliver(endpoint: Endpoint, subscription: Row, *, is_suspect: bool) -> bool:
+    """Send what is due until the turn is over or something says to stop; return whether there may be more."""
+    subscription_id, is_failing = endpoint.subscription_id, circuit.is_suspect(subscription)
     deadline = time.monotonic() + settings.WEBHOOK_TURN_SECONDS
     while time.monotonic() < deadline:
         row = delivery.claim(subscription_id=subscription_id, now=clock.now())
@@ -96,14 +105,18 @@ def _deliver(endpoint: Endpoint, *, is_failing: bool, probing_until: datetime | 
             if not sequencing.place(subscription_id=subscription_id, limit=PLACES_MAX):
                 return False
             continue
-        failure = delivery.attempt(endpoint, row)
-        if failure is not None:
-            if circuit.note_failure(subscription_id=subscription_id, now=clock.now(), failure=failure):
+        outcome = delivery.attempt(endpoint, row)
+        if not outcome.was_made:
+            return False
+        slots.note_pace(subscription_id, seconds=outcome.seconds)
+        if outcome.failure is not None:
+            now = clock.now()
+            if circuit.note_failure(subscription_id=subscription_id, now=now, failure=outcome.failure):
                 return False
         elif is_failing:
             circuit.note_success(subscription_id=subscription_id)
-            if probing_until is not None:
-                # Who looked while the circuit was being tried has had the others wait for that long.
-                delivery.hasten(subscription_id=subscription_id, postponed_to=probing_until)
-        is_failing = failure is not None
+        is_failing = outcome.failure is not None
+        if slots.is_slow(subscription_id) and not is_suspect:
+            # From now on it has to share with its like.
+            return True
     return True

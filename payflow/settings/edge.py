@@ -44,7 +44,9 @@ RATE_LIMITS = rates.read_rates(
 if IS_PRODUCTION:
     safety.refuse_in_production(
         {
-            f"RATE_LIMIT_{group.upper()} is off: anyone could try passwords without end": not RATE_LIMITS[group]
+            f"RATE_LIMIT_{group.upper()} is off: anyone could try passwords without end": not RATE_LIMITS[
+                group
+            ]
             for group in ("auth", "auth_email")
         }
     )

@@ -35,7 +35,8 @@ DEFAULT_FROM_EMAIL = env.str("DEFAULT_FROM_EMAIL", default="PayFlow <payflow@loc
 # --- Notifications ----------------------------------------------------------------------------------------
 
 # Under which address people reach this service: links in mails begin with it.
-PUBLIC_URL = env.str("PUBLIC_URL", default="http://localhost:8000").rstrip("/")
+_LOCAL_URL = f"http://localhost:{env.int('PAYFLOW_WEB_PORT', default=8000)}"
+PUBLIC_URL = env.str("PUBLIC_URL", default=_LOCAL_URL).rstrip("/")
 NOTIFICATIONS_ENABLED = env.bool("NOTIFICATIONS_ENABLED", default=_EMAIL_URL != _OFF)
 NOTIFICATIONS_EVERY_SECONDS = env.float("NOTIFICATIONS_EVERY_SECONDS", default=2.0)
 # One tick sends no more, and begins nothing after so long: mails must not take the machine from transfers.

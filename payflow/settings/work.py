@@ -81,6 +81,9 @@ CELERY_TASK_ROUTES = {
     # Reads much and hurries nobody: not beside the saga's steps.
     "transfers.audit": {"queue": "payflow-notifications"},
     "webhooks.*": {"queue": "payflow-webhooks"},
+    # Neither waits behind deliveries: the worker keeps threads for this queue (webhooks/slots.py).
+    "webhooks.sweep": {"queue": "payflow-notifications"},
+    "webhooks.remove_old": {"queue": "payflow-notifications"},
     "notifications.*": {"queue": "payflow-notifications"},
 }
 CELERY_TASK_ACKS_LATE = True
@@ -121,6 +124,11 @@ CELERY_BEAT_SCHEDULE = {
         "task": "notifications.send",
         "schedule": NOTIFICATIONS_EVERY_SECONDS,
         "options": {"expires": NOTIFICATIONS_EVERY_SECONDS},
+    },
+    "remove-old-notifications": {
+        "task": "notifications.remove_old",
+        "schedule": 600.0,
+        "options": {"expires": 600.0},
     },
     "audit-what-is-new": {
         "task": "transfers.audit",

@@ -16,6 +16,11 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         "PAYFLOW_CRASH_POINTS": "file",
         "SAGA_STALLED_AFTER_SECONDS": "2",
         "SAGA_QUEUE_AGE_SECONDS_MAX": "3",
+        "WEBHOOK_TOTAL_SECONDS": "2",
+        "WEBHOOK_CLAIM_SECONDS": "5",
+        "WEBHOOK_RETRY_SECONDS": ",".join(["1"] * 100),
+        "WEBHOOK_CIRCUIT_SECONDS": "1",
+        "WEBHOOK_SWEEP_EVERY_SECONDS": "1",
     }
     with Stack.on_free_ports(tmp_path_factory.mktemp("stack"), settings) as running:
         yield running

@@ -36,7 +36,7 @@ from tests.load.load import LoadError
 from tests.load.report import print_report
 from tests.load.sizes import Sizes, add_options, from_options
 
-PARTS = ("transfers", "postings")
+PARTS = ("transfers", "postings", "webhooks")
 PART_SECONDS_MAX = 7_200.0
 AUDIT_SECONDS_MAX = 1_800.0
 # From this many CPUs kept busy by others on, wall times say little.
@@ -93,7 +93,7 @@ def run(sizes: Sizes, options: argparse.Namespace, console: Console) -> dict[str
         # Beside the real data: the disk is part of what is measured.
         folder = Path(tempfile.mkdtemp(prefix="bench-", dir=data_dir()))
         try:
-            measure = _transfers if part == "transfers" else _postings
+            measure = {"transfers": _transfers, "postings": _postings, "webhooks": _webhooks}[part]
             report[part] = measure(folder, sizes, report, options, console)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -111,31 +111,50 @@ def run(sizes: Sizes, options: argparse.Namespace, console: Console) -> dict[str
 def _transfers(
     folder: Path, sizes: Sizes, report: dict[str, Any], options: argparse.Namespace, console: Console
 ) -> dict[str, Any]:
+    found, supervisor_mb = _on_a_stack("transfers", folder, sizes, report, options, console)
+    for name in ("throughput", "batches"):
+        found[name]["cpus"] = os.cpu_count()
+    found["memory"]["by_process"]["supervisor"] = supervisor_mb
+    found["memory"]["pss_mb"] += supervisor_mb
+    return found
+
+
+def _webhooks(
+    folder: Path, sizes: Sizes, report: dict[str, Any], options: argparse.Namespace, console: Console
+) -> dict[str, Any]:
+    return _on_a_stack("webhooks", folder, sizes, report, options, console)[0]
+
+
+def _on_a_stack(
+    part: str,
+    folder: Path,
+    sizes: Sizes,
+    report: dict[str, Any],
+    options: argparse.Namespace,
+    console: Console,
+) -> tuple[dict[str, Any], float]:
+    """Measure and audit a part over HTTP; return what was found, and the memory of the supervisor."""
     flower_port = None if options.no_flower else free_port()
     # Mails are sent at a pace of their own, whatever the load; here they would only add noise.
     stack = Stack(folder, free_port(), flower_port, free_port(), {"NOTIFICATIONS_ENABLED": "false"})
-    console.print("Transfers: a stack of its own")
+    console.print(f"{part.capitalize()}: a stack of its own")
     with stack:
         # What supervises the stack belongs to it; this process is as large as `make run`'s.
         supervisor_mb = procfs.process_pss_mb(os.getpid())
         sessions = {name: stack.supervisor.pid(name) for name in stack.supervisor.names}
         sessions |= _servers(stack.mongo, stack.redis)
         order = {"base_url": stack.base_url, "keys": options.keys}
-        found = _measure("transfers", order, sessions, sizes, stack.env)
-        for name in ("throughput", "batches"):
-            found[name]["cpus"] = os.cpu_count()
+        found = _measure(part, order, sessions, sizes, stack.env)
         restarted = [name for name in stack.supervisor.names if stack.supervisor.restarts(name)]
         if restarted:
             raise LoadError(f"these processes died under the load: {', '.join(restarted)}")
-        console.print("Audit of the transfers")
-        report["audits"]["transfers"] = audit = _audit(stack.env)
+        console.print(f"Audit of the {part}")
+        report["audits"][part] = audit = _audit(stack.env)
         if audit["passed"] and audit["verdict"]["transactions"] != found["completed"]:
             raise LoadError(
                 f"{found['completed']} transfers completed, the audit saw others: {audit['verdict']}"
             )
-    found["memory"]["by_process"]["supervisor"] = supervisor_mb
-    found["memory"]["pss_mb"] += supervisor_mb
-    return found
+    return found, supervisor_mb
 
 
 def _postings(

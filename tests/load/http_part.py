@@ -32,7 +32,7 @@ def _throughput(
     found = []
     for number in range(target.sizes.windows):
         target.say(f"{what}: window {number + 1} of {target.sizes.windows}")
-        found.append(_throughput_window(target, offer, unanswered_max))
+        found.append(_window(target, offer, unanswered_max))
     return {
         "per_second": windows.middle(found, "per_second"),
         "others_cpus": windows.middle(found, "others_cpus"),
@@ -41,9 +41,12 @@ def _throughput(
     }
 
 
-def _throughput_window(
-    target: Target, offer: Callable[[float], Offered], unanswered_max: int
-) -> dict[str, Any]:
+def throughput_window(target: Target) -> dict[str, Any]:
+    """One stretch of transfers, as fast as they are answered."""
+    return _window(target, target.closed_loop, target.sizes.connections)
+
+
+def _window(target: Target, offer: Callable[[float], Offered], unanswered_max: int) -> dict[str, Any]:
     with windows.measured(target.sessions) as window:
         offered = offer(target.sizes.window_seconds)
     rows = ended_since(window.began_at)

@@ -1,8 +1,8 @@
 """Runs one part of the benchmark with the environment of the servers it measures.
 
-`python -m tests.load.measure transfers|postings` reads its order (JSON) from standard input, tells its
-progress on standard error, and writes its figures (JSON) to standard output. A process of its own for each
-part, because Django reads its settings once.
+`python -m tests.load.measure transfers|postings|webhooks` reads its order (JSON) from standard input, tells
+its progress on standard error, and writes its figures (JSON) to standard output. A process of its own for
+each part, because Django reads its settings once.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from tests.load.posting_part import posting_alone  # noqa: E402
 from tests.load.saga_part import saga_alone  # noqa: E402
 from tests.load.sizes import Sizes  # noqa: E402
 from tests.load.target import Target, completed  # noqa: E402
+from tests.load.webhooks_part import beside_a_long_queue, deliveries_alone  # noqa: E402
 
 WARM_UP_SECONDS = 2.0
 
@@ -37,9 +38,8 @@ def main() -> int:
         if sys.argv[1] == "postings":
             report = posting_alone(order["sessions"], sizes, _say)
         else:
-            report = _measure_transfers(
-                Target(order["base_url"], order["sessions"], sizes, _say, order["keys"])
-            )
+            target = Target(order["base_url"], order["sessions"], sizes, _say, order["keys"])
+            report = _measure_webhooks(target) if sys.argv[1] == "webhooks" else _measure_transfers(target)
     except LoadError as error:
         _say(f"failed: {error}")
         return 1
@@ -47,10 +47,20 @@ def main() -> int:
     return 0
 
 
-def _measure_transfers(target: Target) -> dict[str, Any]:
+def _warm_up(target: Target) -> None:
     _say(f"register {target.sizes.users} users with a wallet and a deposit")
     target.user_ids = create_users(target.sizes.users)
     target.closed_loop(min(WARM_UP_SECONDS, target.sizes.window_seconds))
+
+
+def _measure_webhooks(target: Target) -> dict[str, Any]:
+    _warm_up(target)
+    report = {"alone": deliveries_alone(target), "queue": beside_a_long_queue(target)}
+    return {**report, "completed": completed()}
+
+
+def _measure_transfers(target: Target) -> dict[str, Any]:
+    _warm_up(target)
     report = {
         "throughput": http_part.throughput(target),
         "batches": http_part.in_batches(target),

@@ -45,6 +45,8 @@ def figure_lines(report: dict[str, Any]) -> list[Line]:
         lines += _transfer_lines(report["transfers"], report["sizes"], report["options"])
     if "postings" in report:
         lines += _posting_lines(report["postings"])
+    if "webhooks" in report:
+        lines += _webhook_lines(report["webhooks"])
     return lines
 
 
@@ -131,6 +133,25 @@ def _posting_lines(found: dict[str, Any]) -> list[Line]:
     ]
 
 
+def _webhook_lines(found: dict[str, Any]) -> list[Line]:
+    alone, queue = found["alone"], found["queue"]
+    cpu_ms, left = sum(alone["cpu_ms"].values()), f"{queue['pending_after']:,}"
+    return [
+        (
+            "deliveries to a fast receiver",
+            "",
+            f"{alone['per_second']:.0f}/s",
+            f"{alone['deliveries']:,} done; {cpu_ms:.1f} ms of CPU each, everything",
+        ),
+        (
+            f"transfers with {queue['pending_before']:,} deliveries pending to transfers without",
+            "about 1",
+            f"{queue['ratio']:.2f}",
+            f"{queue['with_per_second']:.0f}/s to {queue['without_per_second']:.0f}/s; {left} still pending",
+        ),
+    ]
+
+
 def _cpu_table(report: dict[str, Any]) -> Table:
     """Milliseconds of CPU per transfer or posting, by process."""
     columns = {}
@@ -140,6 +161,8 @@ def _cpu_table(report: dict[str, Any]) -> Table:
         columns["transfer, saga alone"] = report["transfers"]["saga"]["cpu_ms"]
     if "postings" in report:
         columns["posting"] = report["postings"]["many_wallets"]["cpu_ms"]
+    if "webhooks" in report:
+        columns["delivery"] = report["webhooks"]["alone"]["cpu_ms"]
     table = Table(title="CPU by process, ms")
     for heading in ("process", *columns):
         table.add_column(heading, justify="left" if heading == "process" else "right")

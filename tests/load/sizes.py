@@ -24,6 +24,8 @@ class Sizes:
     postings_per_window: int = 4_000
     entries_few: int = 10_000
     entries_many: int = 1_000_000
+    deliveries: int = 5_000
+    deliveries_pending: int = 10_000
 
 
 QUICK = replace(
@@ -33,6 +35,7 @@ QUICK = replace(
     memory_transfers=3_000,
     saga_transfers=3_000,
     entries_many=100_000,
+    deliveries=1_500,
 )
 
 

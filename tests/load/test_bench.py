@@ -33,6 +33,13 @@ POSTINGS = {
     "entries-few": 1_500,
     "entries-many": 3_000,
 }
+WEBHOOKS = {
+    "users": 4,
+    "connections": 2,
+    "window-seconds": 1,
+    "deliveries": 30,
+    "deliveries-pending": 200,
+}
 RUN_SECONDS_MAX = 150
 
 needs_engine = pytest.mark.skipif(
@@ -81,6 +88,22 @@ def test_counts_the_transfers_that_the_ledger_holds(tmp_path: Path):
         "web", "saga", "webhooks", "beat", "mongo", "redis", "supervisor"
     }  # fmt: skip
     assert all(size > 1 for size in found["memory"]["by_process"].values())
+
+
+@needs_engine
+def test_delivers_as_much_as_it_says(tmp_path: Path):
+    report = run_bench("webhooks", WEBHOOKS, tmp_path)
+
+    found, audit = report["webhooks"], report["audits"]["webhooks"]
+    assert audit["passed"]
+    assert audit["verdict"]["transactions"] == found["completed"]
+    assert (found["alone"]["deliveries"], found["queue"]["pending_before"]) == (30, 200)
+    assert found["alone"]["per_second"] > 0
+    # The receiver takes a second for each: a queue that is gone was never there.
+    assert 0 < found["queue"]["pending_after"] <= 200
+    assert found["queue"]["ratio"] == pytest.approx(
+        found["queue"]["with_per_second"] / found["queue"]["without_per_second"]
+    )
 
 
 @needs_engine

@@ -242,11 +242,11 @@ def start(environment: str, keys: str | None) -> subprocess.CompletedProcess:
         "DEPOSITS_OPEN": "false",
         "DJANGO_SECRET_KEY": "d" * 40,
         "JWT_SIGNING_KEY": "j" * 40,
-        "WEBHOOK_SECRET_KEYS": "s3cr3tOfHooksZg5vX2k9Lr0QmTqW7eYbH3JuNcD4aE=",
         "MONGODB_URI": "mongodb://127.0.0.1:1",
         "REDIS_URL": "redis://127.0.0.1:1",
         "ALLOWED_HOSTS": "api.example.com",
         "RECEIPT_SIGNING_KEYS": keys or "",
+        "WEBHOOK_SECRET_KEYS": "s3cr3tOfHooksZg5vX2k9Lr0QmTqW7eYbH3JuNcD4aE=",
     }
     program = "import payflow.settings as s; print(s.RECEIPT_SIGNING_KEYS.signer.kid)"
     command = [sys.executable, "-c", program]

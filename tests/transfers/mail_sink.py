@@ -12,13 +12,31 @@ from email.message import EmailMessage
 from typing import Any
 
 from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import SMTP
 from django.conf import settings
 
 from payflow.stack.embedded import free_port
 
 
+class _Server(SMTP):
+    async def smtp_DATA(self, arg: str) -> None:  # noqa: N802 - aiosmtpd's name
+        """Take the mail, unless it is to hang up on the command, before it has asked for the mail."""
+        if self.event_handler.asks_for_mail():
+            await super().smtp_DATA(arg)
+        else:
+            self.transport.close()
+
+
+class _Controller(Controller):
+    def factory(self) -> SMTP:
+        return _Server(self.handler, **self.SMTP_kwargs)
+
+
 class Sink:
-    """What it was given, and what it says: each list of answers from its start, then yes."""
+    """What it was given, and what it says: each list of answers from its start, then yes.
+
+    "close" closes the connection instead; in `data` "close early" does so before the mail has been sent.
+    """
 
     def __init__(self) -> None:
         self.mails: list[EmailMessage] = []
@@ -28,7 +46,7 @@ class Sink:
         self._controller: Controller | None = None
 
     def start(self) -> None:
-        self._controller = Controller(self, hostname="127.0.0.1", port=self.port)
+        self._controller = _Controller(self, hostname="127.0.0.1", port=self.port)
         self._controller.start()
 
     def stop(self) -> None:
@@ -44,6 +62,13 @@ class Sink:
     @property
     def url(self) -> str:
         return f"smtp://127.0.0.1:{self.port}"
+
+    def asks_for_mail(self) -> bool:
+        """Say whether it goes on after the command DATA."""
+        if self.data and self.data[0] == "close early":
+            self.data.pop(0)
+            return False
+        return True
 
     async def handle_RCPT(  # noqa: N802 - aiosmtpd's name
         self, server: Any, session: Any, envelope: Any, address: str, options: Any

@@ -14,8 +14,7 @@ from payflow.mongodb import collection
 from tests.transfers import world
 from tests.transfers.workers import prefork_worker
 from transfers import inbox, moves, notice_texts, postman, recovery, tasks
-from transfers.documents import Notice
-from transfers.notices import Kind
+from transfers.documents import Kind, Notice
 
 LINK = "https://payflow.example/auth/unsubscribe?token=a%3Ab"
 ROW: dict[str, Any] = {

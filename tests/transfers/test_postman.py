@@ -97,6 +97,7 @@ def test_tells_both_parties_of_a_transfer_once(sink: Sink, alice: str, bob: str)
         (["close"], [], "PENDING", "not handed over (SMTPServerDisconnected)"),
         ([], ["554 spam"], "FAILED", "mail refused, 554"),
         ([], ["451 try later"], "PENDING", "mail refused, 451"),
+        ([], ["close early"], "PENDING", "not handed over (SMTPServerDisconnected)"),
         ([], ["close"], "UNKNOWN", "the connection ended before the answer"),
         ([], ["211 what was that?"], "UNKNOWN", "the connection ended before the answer"),
     ],

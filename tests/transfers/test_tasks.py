@@ -233,6 +233,25 @@ def test_an_exhausted_refund_is_told_and_made_later(
     assert world.balance_of(alice) == 100_000
 
 
+def test_the_telling_of_a_failed_refund_is_tried_again(
+    alice: str, bob: str, worker: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transaction = world.start(alice, bob, 100)
+    simulate(kind=FailureType.ERROR)
+    tell, tries = saga.announce_failed_refunds, []
+
+    def tell_the_third_time(ids: list[str]) -> None:
+        tries.append(ids)
+        _unavailable() if len(tries) < 3 else tell(ids)
+
+    monkeypatch.setattr(saga, "refund", _unavailable)
+    monkeypatch.setattr(saga, "announce_failed_refunds", tell_the_third_time)
+    with world.listening() as heard:
+        submit(transaction)
+        eventually(lambda: f"{transaction}:REFUND_FAILED" in heard.ids())
+    assert tries == [[transaction]] * 3
+
+
 def test_recovery_starts_one_chain_when_the_same_id_waits_from_tick_to_tick(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -122,7 +122,7 @@ def make_due(subscription_id: str) -> None:
 def work(subscription_id: str, *, turns_max: int = 100) -> None:
     """Take turns as long as there is something to do at once."""
     for _ in range(turns_max):
-        if not turns.take(subscription_id=subscription_id):
+        if subscription_id not in turns.take(subscription_id=subscription_id):
             return
     raise AssertionError("there is always more to do")
 

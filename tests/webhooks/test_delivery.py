@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from datetime import timedelta
+import threading
+from datetime import datetime, timedelta
 
 import pytest
 from django.conf import LazySettings
@@ -16,7 +17,7 @@ from payflow.mongodb import collection
 from tests.webhooks import hooks, receivers
 from tests.webhooks.hooks import LIFE, one_event, only_delivery, outcomes, subscribe, work
 from tests.webhooks.receivers import hang, hang_up, receiving
-from webhooks import delivery, replay, turns
+from webhooks import delivery, replay, services, slots, transport, turns
 from webhooks.documents import Delivery
 
 ATTEMPTS_MAX = 8
@@ -37,6 +38,14 @@ def _patient_circuit(settings: LazySettings) -> None:
     """These tests are about attempts; test_circuit.py is about leaving endpoints alone."""
     settings.WEBHOOK_CIRCUIT_FAILURES = 1_000
     settings.WEBHOOK_TOTAL_SECONDS = 0.8
+
+
+@pytest.fixture
+def frozen(monkeypatch: pytest.MonkeyPatch) -> datetime:
+    """The time, which stands still."""
+    now = clock.now()
+    monkeypatch.setattr(clock, "now", lambda: now)
+    return now
 
 
 def test_a_delivery_arrives_signed_and_its_document_says_so(httpserver: HTTPServer) -> None:
@@ -70,7 +79,7 @@ def test_everything_arrives_once_and_in_order(httpserver: HTTPServer) -> None:
     assert {row["attempt_count"] for row in hooks.deliveries(subscription_id)} == {1}
 
 
-def test_fails_then_arrives(httpserver: HTTPServer) -> None:
+def test_fails_then_arrives(httpserver: HTTPServer, frozen: datetime) -> None:
     httpserver.expect_ordered_request("/hook").respond_with_data("not yet", status=500)
     httpserver.expect_ordered_request("/hook").respond_with_data("nor now", status=404)
     httpserver.expect_ordered_request("/hook").respond_with_data("ok", status=204)
@@ -79,7 +88,7 @@ def test_fails_then_arrives(httpserver: HTTPServer) -> None:
     work(subscription_id)
     waiting = only_delivery(subscription_id)
     assert (waiting["status"], outcomes(waiting)) == ("PENDING", [500])
-    assert 4 < (waiting["next_attempt_at"] - clock.now()).total_seconds() <= 5.5
+    assert timedelta(seconds=5) <= waiting["next_attempt_at"] - frozen <= timedelta(seconds=5.5)
     live_out(subscription_id)
     row = only_delivery(subscription_id)
     assert (row["status"], outcomes(row), row["attempt_count"]) == ("DELIVERED", [500, 404, 204], 3)
@@ -118,7 +127,7 @@ def test_gone_disables_the_endpoint_and_keeps_what_it_did_not_take(httpserver: H
 
 @pytest.mark.parametrize(("status", "counts"), [(429, True), (503, True), (500, False), (302, False)])
 def test_retry_after_is_respected_where_it_has_a_meaning(
-    status: int, counts: bool, httpserver: HTTPServer
+    status: int, counts: bool, httpserver: HTTPServer, frozen: datetime
 ) -> None:
     httpserver.expect_request("/hook").respond_with_data(status=status, headers={"Retry-After": "120"})
     subscription_id = subscribe(url=httpserver.url_for("/hook"))
@@ -126,26 +135,27 @@ def test_retry_after_is_respected_where_it_has_a_meaning(
     for _ in range(3):
         work(subscription_id)
     rows = hooks.deliveries(subscription_id)
-    wait = (rows[0]["next_attempt_at"] - clock.now()).total_seconds()
+    wait = rows[0]["next_attempt_at"] - frozen
     if counts:
         # The others are not tried meanwhile, and use up none of their tries.
-        assert 110 < wait <= 120
+        assert wait == timedelta(seconds=120)
         assert [row["attempt_count"] for row in rows] == [1, 0, 0, 0]
-        assert all(row["next_attempt_at"] > clock.after(clock.now(), 100) for row in rows)
+        assert hooks.subscription(subscription_id)["paused_until"] == clock.after(frozen, 120)
     else:
-        assert wait < 6
+        assert wait < timedelta(seconds=6)
         assert [row["attempt_count"] for row in rows] == [1, 1, 1, 1]
 
 
-def test_a_receiver_may_ask_for_a_time_by_date_but_not_for_ever(httpserver: HTTPServer) -> None:
+def test_a_receiver_may_ask_for_a_time_by_date_but_not_for_ever(
+    httpserver: HTTPServer, frozen: datetime
+) -> None:
     httpserver.expect_ordered_request("/hook").respond_with_data(
         status=503, headers={"Retry-After": "Fri, 31 Dec 9999 23:59:59 GMT"}
     )
     subscription_id = subscribe(url=httpserver.url_for("/hook"))
     one_event(subscription_id)
     work(subscription_id)
-    wait = only_delivery(subscription_id)["next_attempt_at"] - clock.now()
-    assert timedelta(hours=5) < wait <= timedelta(hours=6)
+    assert only_delivery(subscription_id)["next_attempt_at"] - frozen == timedelta(hours=6)
 
 
 @pytest.mark.parametrize(
@@ -260,19 +270,116 @@ def test_nothing_is_sent_to_a_disabled_endpoint_and_all_of_it_when_it_is_enabled
     work(subscription_id)
     assert httpserver.log == []
     assert hooks.sequences(subscription_id) == [1, 2, 3, 4]
-    hooks.change(subscription_id, is_active=True)
-    delivery.resume(subscription_id=subscription_id)
+    services.set_active(subscription_id=subscription_id, is_active=True)
     work(subscription_id)
     assert {row["status"] for row in hooks.deliveries(subscription_id)} == {"DELIVERED"}
 
 
-def test_what_was_on_its_way_to_a_deleted_endpoint_goes(httpserver: HTTPServer) -> None:
+def test_who_was_enabled_a_moment_ago_waits_for_nobody_who_looked_before(httpserver: HTTPServer) -> None:
+    httpserver.expect_request("/hook").respond_with_data("ok")
+    subscription_id = subscribe(url=httpserver.url_for("/hook"), is_active=False, disabled_because="FAILING")
+    hooks.tell()
+    hooks.place(subscription_id)
+    seen_before = hooks.subscription(subscription_id)
+    services.set_active(subscription_id=subscription_id, is_active=True)
+    assert not turns._serve(seen_before, is_suspect=False)
+    work(subscription_id)
+    assert {row["status"] for row in hooks.deliveries(subscription_id)} == {"DELIVERED"}
+
+
+def test_a_new_chance_is_given_step_by_step_and_once(
+    httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    httpserver.expect_request("/hook").respond_with_data("no", status=500)
+    subscription_id = subscribe(url=httpserver.url_for("/hook"))
+    hooks.tell()
+    work(subscription_id)
+    services.set_active(subscription_id=subscription_id, is_active=True)
+    since = hooks.subscription(subscription_id)["fresh_since"]
+    monkeypatch.setattr(turns, "STEP_MAX", 3)
+    assert turns.take(subscription_id=subscription_id) == [subscription_id]
+    assert [row["tries"] for row in hooks.deliveries(subscription_id)].count(0) == 3
+    assert turns.take(subscription_id=subscription_id) == []
+    assert "fresh_since" not in hooks.subscription(subscription_id)
+    assert [outcomes(row) for row in hooks.deliveries(subscription_id)] == [[500, 500]] * 4
+    # Another worker that has not heard that it was given: what was tried since has had its chance.
+    assert delivery.resume(subscription_id=subscription_id, since=since, limit=10) == 0
+
+
+def test_a_delivery_that_waited_while_its_endpoint_was_disabled_has_all_its_tries(
+    httpserver: HTTPServer,
+) -> None:
+    subscription_id = subscribe(url=httpserver.url_for("/hook"), is_active=False, disabled_because="FAILING")
+    one_event(subscription_id)
+    hooks.place(subscription_id)
+    collection(Delivery).update_one({}, {"$set": {"tries": 7}})
+    services.set_active(subscription_id=subscription_id, is_active=True)
+    work(subscription_id)
+    row = only_delivery(subscription_id)
+    assert (row["status"], row["tries"]) == ("PENDING", 1)
+
+
+def test_a_receiver_can_fetch_what_its_endpoint_has_no_thread_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slots, "TURNS_MAX", 0)
+    subscription_id = subscribe()
+    hooks.tell()
+    assert turns.take(subscription_id=subscription_id) == []
+    slots._waiting.clear()
+    assert hooks.sequences(subscription_id) == [1, 2, 3, 4]
+    assert {row["attempt_count"] for row in hooks.deliveries(subscription_id)} == {0}
+
+
+def test_an_endpoint_that_is_slow_gives_its_thread_back_and_shares_with_its_like(
+    httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    httpserver.expect_request("/hook").respond_with_data("ok")
+    subscription_id = subscribe(url=httpserver.url_for("/hook"))
+    hooks.tell()
+    monkeypatch.setattr(slots, "SLOW_SECONDS", 0.0)
+    assert turns.take(subscription_id=subscription_id) == [subscription_id]
+    assert len(httpserver.log) == 1
+    entered: list[slots.Visitor] = []
+    monkeypatch.setattr(slots, "enter", lambda visitor: entered.append(visitor))
+    assert turns.take(subscription_id=subscription_id) == []
+    slots._slow.clear()
+    assert entered == [slots.Visitor(subscription_id, hooks.ALICE, 1, is_suspect=True)]
+
+
+def test_an_attempt_that_could_not_be_made_is_nobodys_failure(
+    httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch, frozen: datetime
+) -> None:
+    """Other hosts' names keep all threads that look names up."""
+    subscription_id = subscribe(url=httpserver.url_for("/hook"))
+    one_event(subscription_id)
+    monkeypatch.setattr(transport, "_lookups_free", threading.BoundedSemaphore(1))
+    with transport._lookups_free:
+        work(subscription_id)
+    row = only_delivery(subscription_id)
+    assert (row["status"], row["attempts"], row["attempt_count"], row["tries"]) == ("PENDING", [], 0, 0)
+    assert "claim" not in row
+    assert row["next_attempt_at"] == clock.after(frozen, delivery.NOT_MADE_SECONDS)
+    assert hooks.subscription(subscription_id)["consecutive_failures"] == 0
+    httpserver.expect_request("/hook").respond_with_data("ok")
+    hooks.make_due(subscription_id)
+    work(subscription_id)
+    assert outcomes(only_delivery(subscription_id)) == [200]
+
+
+def test_no_endpoint_shows_its_secrets() -> None:
+    with turns.Line("http://localhost:9/") as line:
+        assert hooks.SECRET not in repr(delivery.Endpoint("wh_1", [hooks.SECRET], line))
+
+
+def test_what_was_on_its_way_to_a_deleted_endpoint_goes_step_by_step(
+    httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     httpserver.expect_request("/hook").respond_with_data("ok")
     subscription_id = subscribe(url=httpserver.url_for("/hook"))
     one_event(subscription_id)
     work(subscription_id)
     hooks.tell()
     collection(turns.Subscription).delete_one({"_id": subscription_id})
+    monkeypatch.setattr(turns, "STEP_MAX", 3)
     work(subscription_id)
     assert [row["status"] for row in hooks.deliveries(subscription_id)] == ["DELIVERED"]
     assert len(httpserver.log) == 1
@@ -288,4 +395,5 @@ def test_secrets_that_cannot_be_opened_cost_the_receiver_nothing(
     row = only_delivery(subscription_id)
     assert (row["status"], row["attempt_count"], httpserver.log) == ("PENDING", 0, [])
     assert "webhook secrets cannot be opened" in caplog.text
+    assert hooks.subscription(subscription_id)["paused_until"] > clock.now()
     assert hooks.SECRET not in caplog.text

@@ -18,7 +18,7 @@ from payflow.events import EventType
 from payflow.mongodb import collection
 from tests.webhooks import hooks
 from tests.webhooks.hooks import ALICE, BOB, LIFE, events_of, subscribe
-from webhooks import fanout, nudge
+from webhooks import fanout, nudge, tasks, turns
 from webhooks.documents import Delivery
 
 
@@ -179,6 +179,23 @@ def test_an_endpoint_whose_nudge_waits_gets_no_other(monkeypatch: pytest.MonkeyP
     nudge.taken(first)
     hooks.tell(3)
     assert sent[1:] == [("webhooks.deliver", first)]
+
+
+def test_every_endpoint_is_nudged_in_the_order_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[object] = []
+    monkeypatch.setattr(nudge, "_send", lambda task, argument: sent.append(argument))
+    monkeypatch.setattr(nudge, "BATCH_MAX", 3)
+    nudge.nudge(["wh_9", "wh_1", "wh_9", "wh_5", "wh_7", "wh_3"])
+    assert sent == [["wh_9", "wh_1", "wh_5"], ["wh_7", "wh_3"]]
+
+
+def test_a_turn_asks_for_an_endpoint_once_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[object] = []
+    monkeypatch.setattr(nudge, "_send", lambda task, argument: sent.append((task, argument)))
+    monkeypatch.setattr(turns, "take", lambda subscription_id: [subscription_id])
+    for _ in range(3):
+        tasks.deliver("wh_1")
+    assert sent == [("webhooks.deliver", "wh_1")]
 
 
 def test_a_test_event_is_a_delivery_like_any_other() -> None:

@@ -6,6 +6,7 @@ import gzip
 import socket
 import ssl
 import time
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -90,6 +91,60 @@ def test_no_redirect_is_followed(httpserver: HTTPServer) -> None:
     httpserver.expect_request("/elsewhere").respond_with_data("you should not be here")
     assert post(httpserver.url_for("/hook")).status_code == 302
     assert [request.path for request, _ in httpserver.log] == ["/hook"]
+
+
+REDIRECTED = [301, 302, 307]
+
+
+def redirect(status: int, headers: bytes = b"Location: /elsewhere\r\n") -> bytes:
+    return b"HTTP/1.1 %d Moved\r\n%b\r\n" % (status, headers)
+
+
+@pytest.mark.parametrize("status", REDIRECTED)
+def test_a_flood_behind_a_redirect_is_not_read(status: int) -> None:
+    with receiving(flood(redirect(status))) as receiver:
+        answer = post(receiver.url)
+    assert (answer.status_code, answer.error) == (status, None)
+    assert len(answer.text) == transport.ANSWER_BYTES_KEPT
+
+
+@pytest.mark.parametrize("status", REDIRECTED)
+def test_nothing_behind_a_redirect_is_decompressed(status: int) -> None:
+    bomb = gzip.compress(b"\0" * 50_000_000)
+    headers = b"Location: /elsewhere\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n" % len(bomb)
+    tracemalloc.start()
+    try:
+        with receiving(answering(redirect(status, headers) + bomb)) as receiver:
+            answer = post(receiver.url)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (answer.status_code, answer.error) == (status, None)
+    assert peak < 10_000_000
+
+
+@pytest.mark.parametrize("location", [b"http://[", b"http://a:b:c/", b"\xff\xfe", b"//", b"http://%00/"])
+@pytest.mark.parametrize("status", REDIRECTED)
+def test_a_redirect_to_nowhere_is_a_status_like_any_other(status: int, location: bytes) -> None:
+    headers = b"Location: " + location + b"\r\nContent-Length: 2\r\n"
+    with receiving(answering(redirect(status, headers) + b"no")) as receiver:
+        answer = post(receiver.url)
+    assert (answer.status_code, answer.error, answer.text) == (status, None, "no")
+
+
+def test_what_nobody_foresaw_is_an_answer_too(
+    httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def break_off(*_: object) -> str:
+        raise RuntimeError("nobody foresaw this")
+
+    httpserver.expect_request("/hook").respond_with_data("ok")
+    monkeypatch.setattr(Line, "_read", break_off)
+    with Line(httpserver.url_for("/hook")) as line:
+        answer = line.post(b"{}", {})
+        assert line._session is None
+    assert answer.error == "internal"
+    assert "nobody foresaw this" in caplog.text
 
 
 def test_no_proxy_and_no_login_of_the_environment_is_used(

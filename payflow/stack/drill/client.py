@@ -88,6 +88,14 @@ class Client:
         except (requests.RequestException, StackError):
             return None
 
+    def create(self, path: str, body: dict[str, Any]) -> Any:
+        """Return the answer to a POST that makes something. StackError when it is not made."""
+        self._renew()
+        answer = self._ask("POST", path, body, {}, REQUEST_SECONDS_MAX)
+        if answer.status_code != CREATED:
+            raise StackError(f"POST {path} got {answer.status_code}: {answer.text[:200]}")
+        return answer.json()
+
     def get(self, path: str, **query: str) -> Any:
         """Return the answer to a GET, tried a few times. StackError when there is none."""
         reason = ""

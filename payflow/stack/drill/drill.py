@@ -21,6 +21,8 @@ from payflow import duplicates
 from payflow.stack.drill import books, judge, record
 from payflow.stack.drill.client import PATIENCE_SECONDS_MAX, Client
 from payflow.stack.drill.faults import BY_KIND, VISIBILITY_TIMEOUT_SECONDS, Faults
+from payflow.stack.drill.hooks import SETTINGS as HOOK_SETTINGS
+from payflow.stack.drill.hooks import Hooks
 from payflow.stack.drill.load import Load
 from payflow.stack.drill.points import Points
 from payflow.stack.drill.report import Report
@@ -49,6 +51,7 @@ SETTINGS = {
     "RECOVERY_LOCK_SECONDS": "2",
     "CREDIT_TIMEOUT_SECONDS": "0.7",
     "PAYFLOW_CRASH_POINTS": "file",
+    **HOOK_SETTINGS,
 }
 
 
@@ -72,6 +75,7 @@ class Scene:
     simulation: Simulation
     faults: Faults
     points: Points
+    hooks: Hooks
     clients: list[Client] = field(default_factory=list)
 
 
@@ -95,7 +99,8 @@ def run(plan: Plan, say: Callable[[str], None]) -> Report:
         _write_down(plan, scene, report)
         say("Audit the ledger, and compare it with what the clients were told")
         with _noting(report, "The ledger could not be read"):
-            _judge(stack, scene.load, report)
+            _judge(stack, scene, report)
+        scene.hooks.stop()
     return report
 
 
@@ -116,10 +121,12 @@ def _set_up(plan: Plan, stack: Stack) -> Scene:
     staff.sign_in()
     load = Load(stack.base_url, plan.seed)
     load.prepare()
+    hooks = Hooks(plan.seed)
+    hooks.start(load.clients)
     watch = Watch(stack.base_url, stack.env["MONGODB_URI"], stack.env.get("MONGODB_DATABASE", "payflow"))
     faults = Faults(stack, watch, plan.faults, plan.seed)
     points = Points(stack, watch, plan.seed)
-    return Scene(stack, load, watch, Simulation(staff), faults, points)
+    return Scene(stack, load, watch, Simulation(staff), faults, points, hooks)
 
 
 def _perform(plan: Plan, scene: Scene) -> None:
@@ -158,6 +165,8 @@ def _heal(scene: Scene, report: Report) -> None:
         left = scene.watch.open_count
         report.wrong.append(f"Not quiet within {CALM_SECONDS_MAX:.0f} s: {left} transactions are under way.")
     report.calm_after_seconds = time.monotonic() - began
+    if not scene.hooks.await_calm(scene.load.clients, CALM_SECONDS_MAX):
+        report.wrong.append(f"Some webhooks were not delivered within {CALM_SECONDS_MAX:.0f} s.")
 
 
 def _write_down(plan: Plan, scene: Scene, report: Report) -> None:
@@ -178,6 +187,7 @@ def _write_down(plan: Plan, scene: Scene, report: Report) -> None:
         report.points_missing = scene.points.missing()
         report.faults[POINTS] = sum(report.points.values())
         report.wrong += [f"No process has died at {name}." for name in report.points_missing]
+    report.webhooks = {"requests": scene.hooks.requests, "refused": scene.hooks.refused}
     if DUPLICATES in plan.faults:
         file = duplicates.file_of(scene.stack.data_dir)
         report.duplicated_messages = file.stat().st_size if file.exists() else 0
@@ -185,8 +195,9 @@ def _write_down(plan: Plan, scene: Scene, report: Report) -> None:
             report.wrong.append("No message was delivered twice.")
 
 
-def _judge(stack: Stack, load: Load, report: Report) -> None:
-    """Hold the record against the ledger, and the ledger against its invariants."""
+def _judge(stack: Stack, scene: Scene, report: Report) -> None:
+    """Hold the record against the ledger, the ledger against its invariants, the webhooks against both."""
+    load = scene.load
     done = stack.manage_unchecked("audit", "--expect-settled", "--json")
     report.audit = _verdict(done)
     if done.returncode != 0:
@@ -201,6 +212,7 @@ def _judge(stack: Stack, load: Load, report: Report) -> None:
         if gained_minor:
             report.wrong.append(f"{currency}: {gained_minor} minor units were created (lost, if negative).")
     report.wrong += judge.judge(load.operations, found)
+    report.wrong += scene.hooks.judge(load.clients, found)
     if not any(operation.kind is record.Kind.TRANSFER for operation in load.operations):
         report.wrong.append("Nobody has transferred anything: this drill shows nothing.")
     hidden = len(report.wrong) - WRONG_MAX

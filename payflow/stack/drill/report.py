@@ -24,6 +24,7 @@ class Report:
     restarts: dict[str, int] = field(default_factory=dict)
     points: dict[str, int] = field(default_factory=dict)
     points_missing: list[str] = field(default_factory=list)
+    webhooks: dict[str, int] = field(default_factory=dict)
     outcomes: dict[str, int] = field(default_factory=dict)
     recoveries: dict[str, dict[str, float]] = field(default_factory=dict)
     calm_after_seconds: float = 0.0
@@ -93,6 +94,9 @@ def _point_lines(report: Report) -> Iterator[str]:
 
 def _money_lines(report: Report) -> Iterator[str]:
     yield "Transactions: " + ", ".join(f"{count} {name}" for name, count in sorted(report.outcomes.items()))
+    if report.webhooks:
+        counts = report.webhooks
+        yield f"Webhooks: {counts['requests']} requests, {counts['refused']} refused on purpose"
     yield f"Quiet {report.calm_after_seconds:.1f} s after the last fault"
     if report.audit:
         verdict = "clean" if report.audit.get("clean") else "NOT clean"
