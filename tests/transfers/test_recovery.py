@@ -1,24 +1,21 @@
-"""Recovery: what it takes first, whose turn it is, what one bad transaction may do, and many at once."""
+"""Recovery: what it takes first, whose turn it is, and what one bad transaction may do."""
 
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import threading
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from django.conf import LazySettings
-from django.core.management import call_command
 
 from ledger import posting
 from payflow import clock, mongodb, redisdb
 from payflow.errors import Transient
 from payflow.mongodb import collection
 from tests.transfers import world
-from transfers import moves, recovery, saga, states
+from transfers import recovery, saga
 from transfers.documents import Transaction
 from transfers.recovery import Report
 from transfers.states import Status
@@ -35,19 +32,8 @@ def bob() -> str:
     return world.person("bob")
 
 
-def started(sender: str, receiver: str, count: int) -> list[str]:
-    """Return transactions that are due for recovery."""
-    transactions = [world.start(sender, receiver, 10) for _ in range(count)]
-    world.make_due(*transactions)
-    return transactions
-
-
 def change(transaction_id: str, **fields: Any) -> None:
     collection(Transaction).update_one({"_id": transaction_id}, {"$set": fields})
-
-
-def statuses(transactions: list[str]) -> Counter:
-    return Counter(world.status_of(transaction).value for transaction in transactions)
 
 
 # --- Which, and how many ----------------------------------------------------------------------------------
@@ -63,7 +49,7 @@ def test_takes_the_longest_overdue_first_and_no_more_than_a_batch(
     alice: str, bob: str, settings: LazySettings
 ) -> None:
     settings.RECOVERY_BATCH_MAX = 3
-    transactions = started(alice, bob, 8)
+    transactions = world.start_due(alice, bob, 8)
     order = [*transactions[5:], *reversed(transactions[:5])]
     for position, transaction in enumerate(order):
         change(transaction, due_at=clock.after(clock.now(), position - 1_000))
@@ -78,18 +64,18 @@ def test_what_it_cannot_end_does_not_stand_before_what_it_can(
 ) -> None:
     """A full batch that never ends moves out of the way of what fell due after it."""
     settings.RECOVERY_BATCH_MAX = 3
-    broken = started(alice, bob, 3)
+    broken = world.start_due(alice, bob, 3)
     for transaction in broken:
         change(transaction, currency="EUR", due_at=clock.after(clock.now(), -1_000))
-    fine = started(alice, bob, 3)
+    fine = world.start_due(alice, bob, 3)
     recovery.recover_stalled()
     recovery.recover_stalled()
-    assert statuses(fine) == {"COMPLETED": 3}
-    assert statuses(broken) == {"INITIATED": 3}
+    assert world.statuses(fine) == {"COMPLETED": 3}
+    assert world.statuses(broken) == {"INITIATED": 3}
 
 
 def test_declines_what_is_too_old_to_begin_and_ends_what_had_begun(alice: str, bob: str) -> None:
-    old, begun = started(alice, bob, 2)
+    old, begun = world.start_due(alice, bob, 2)
     saga.debit([begun])
     for transaction in (old, begun):
         world.make_old(transaction, 3_600)
@@ -100,7 +86,7 @@ def test_declines_what_is_too_old_to_begin_and_ends_what_had_begun(alice: str, b
 
 
 def test_counts_its_tries_and_waits_longer_each_time(alice: str, bob: str) -> None:
-    (transaction,) = started(alice, bob, 1)
+    (transaction,) = world.start_due(alice, bob, 1)
     change(transaction, currency="EUR")
     for attempt in range(1, 5):
         world.make_due(transaction)
@@ -118,7 +104,7 @@ def test_flags_for_staff_once_and_says_so_once(
     alice: str, bob: str, settings: LazySettings, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings.SAGA_ATTENTION_AFTER_ATTEMPTS = 3
-    (transaction,) = started(alice, bob, 1)
+    (transaction,) = world.start_due(alice, bob, 1)
     change(transaction, currency="EUR")
     flagged = []
     for _ in range(6):
@@ -131,7 +117,7 @@ def test_flags_for_staff_once_and_says_so_once(
 
 
 def test_what_has_ended_needs_no_attention(alice: str, bob: str) -> None:
-    (transaction,) = started(alice, bob, 1)
+    (transaction,) = world.start_due(alice, bob, 1)
     change(transaction, needs_attention=True, attempts=20)
     recovery.recover_stalled()
     row = world.row_of(transaction)
@@ -142,7 +128,7 @@ def test_what_has_ended_needs_no_attention(alice: str, bob: str) -> None:
 
 
 def test_leaves_the_field_to_a_recovery_at_work(alice: str, bob: str) -> None:
-    (transaction,) = started(alice, bob, 1)
+    (transaction,) = world.start_due(alice, bob, 1)
     redisdb.client().set(recovery.LOCK_KEY, "another", px=4_000)
     assert recovery.recover_stalled() == Report()
     assert world.row_of(transaction)["attempts"] == 0
@@ -156,7 +142,7 @@ def test_gives_its_turn_back(alice: str, bob: str) -> None:
 
 
 def test_takes_its_turn_when_the_other_one_died(alice: str, bob: str) -> None:
-    (transaction,) = started(alice, bob, 1)
+    (transaction,) = world.start_due(alice, bob, 1)
     redisdb.client().set(recovery.LOCK_KEY, "dead", px=50)
     threading.Event().wait(0.1)
     recovery.recover_stalled()
@@ -177,14 +163,14 @@ def _of_another_type() -> None:
 
 @pytest.mark.parametrize("spoil", [_without_expiry, _held_for_a_year, _of_another_type])
 def test_runs_when_the_lock_cannot_be_what_it_should(alice: str, bob: str, spoil: Callable[[], None]) -> None:
-    (transaction,) = started(alice, bob, 1)
+    (transaction,) = world.start_due(alice, bob, 1)
     spoil()
     recovery.recover_stalled()
     assert world.status_of(transaction) is Status.COMPLETED
 
 
 def test_runs_when_its_turn_is_lost_meanwhile(alice: str, bob: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    (transaction,) = started(alice, bob, 1)
+    (transaction,) = world.start_due(alice, bob, 1)
     real = saga.debit
 
     def debit(ids: list[str], **options: Any) -> list[str]:
@@ -199,7 +185,7 @@ def test_runs_when_its_turn_is_lost_meanwhile(alice: str, bob: str, monkeypatch:
 
 def test_without_redis_it_moves_what_it_can(alice: str, bob: str, redis_down: None) -> None:
     """Nothing can be told, so nothing is handed on; but the debit is made, and once."""
-    (transaction,) = started(alice, bob, 1)
+    (transaction,) = world.start_due(alice, bob, 1)
     with pytest.raises(Transient):
         recovery.recover_stalled()
     assert world.status_of(transaction) is Status.DEBITED
@@ -223,11 +209,11 @@ POISONS: dict[str, dict[str, Any]] = {
 def test_one_that_cannot_be_driven_stops_no_other(
     alice: str, bob: str, poison: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    transactions = started(alice, bob, 21)
+    transactions = world.start_due(alice, bob, 21)
     bad = transactions.pop(13)
     change(bad, **poison)
     report = recovery.recover_stalled()
-    assert statuses(transactions) == {"COMPLETED": 20}
+    assert world.statuses(transactions) == {"COMPLETED": 20}
     assert world.balance_of(bob) == 200
     assert (report.undriven, report.flagged) == (1, 1)
     row = world.row_of(bad)
@@ -237,7 +223,7 @@ def test_one_that_cannot_be_driven_stops_no_other(
 
 
 def test_one_known_to_be_bad_is_kept_apart(alice: str, bob: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    transactions = started(alice, bob, 21)
+    transactions = world.start_due(alice, bob, 21)
     bad = transactions.pop(13)
     change(bad, amount_minor=0, needs_attention=True)
     driven: list[int] = []
@@ -251,7 +237,7 @@ def test_one_whose_wallet_is_always_busy_stops_no_other_and_is_flagged_in_time(
     alice: str, bob: str, settings: LazySettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings.SAGA_ATTENTION_AFTER_ATTEMPTS = 2
-    transactions = started(alice, bob, 9)
+    transactions = world.start_due(alice, bob, 9)
     busy = transactions.pop(4)
     real = saga.debit
 
@@ -262,7 +248,7 @@ def test_one_whose_wallet_is_always_busy_stops_no_other_and_is_flagged_in_time(
 
     monkeypatch.setattr(saga, "debit", debit)
     assert recovery.recover_stalled() == Report(driven=8, flagged=0, undriven=1)
-    assert statuses(transactions) == {"COMPLETED": 8}
+    assert world.statuses(transactions) == {"COMPLETED": 8}
     world.make_due(busy)
     assert recovery.recover_stalled() == Report(driven=0, flagged=1, undriven=1)
 
@@ -271,7 +257,7 @@ def test_tells_of_refunds_that_it_cannot_make_and_only_of_those(
     alice: str, bob: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first to fail may have died, or lost its message, before it told."""
-    fine, stuck, other = started(alice, bob, 3)
+    fine, stuck, other = world.start_due(alice, bob, 3)
     saga.debit([fine, stuck])
     wallet_services.freeze_wallets(user_id=bob)
     assert saga.credit([fine, stuck]).refused
@@ -299,7 +285,7 @@ def test_tells_of_refunds_that_it_cannot_make_and_only_of_those(
 def test_a_server_that_is_down_is_no_transactions_fault(
     alice: str, bob: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    transactions = started(alice, bob, 9)
+    transactions = world.start_due(alice, bob, 9)
     tries = []
 
     def down(*args: object, **options: object) -> None:
@@ -315,14 +301,14 @@ def test_a_server_that_is_down_is_no_transactions_fault(
     assert not any(world.row_of(t)["needs_attention"] for t in transactions)
     world.make_due(*transactions)
     recovery.recover_stalled()
-    assert statuses(transactions) == {"COMPLETED": 9}
+    assert world.statuses(transactions) == {"COMPLETED": 9}
 
 
 def test_a_tick_that_meets_nothing_but_trouble_ends_in_time(
     alice: str, bob: str, settings: LazySettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings.RECOVERY_TICK_SECONDS_MAX = 0.2
-    transactions = started(alice, bob, 12)
+    transactions = world.start_due(alice, bob, 12)
     tries = []
 
     def broken(rows: list) -> None:
@@ -338,7 +324,7 @@ def test_a_tick_that_meets_nothing_but_trouble_ends_in_time(
 
 def test_what_a_tick_had_no_time_for_is_no_try(alice: str, bob: str, settings: LazySettings) -> None:
     settings.RECOVERY_TICK_SECONDS_MAX = 0
-    transactions = started(alice, bob, 3)
+    transactions = world.start_due(alice, bob, 3)
     change(transactions[0], attempts=4)
     assert recovery.recover_stalled() == Report(undriven=3)
     assert [world.row_of(t)["attempts"] for t in transactions] == [4, 0, 0]
@@ -349,7 +335,7 @@ def test_what_a_tick_had_no_time_for_is_no_try(alice: str, bob: str, settings: L
 def test_what_stood_behind_a_server_that_went_down_is_no_try(
     alice: str, bob: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, behind = started(alice, bob, 2)
+    first, behind = world.start_due(alice, bob, 2)
     change(behind, needs_attention=True)
 
     def down(*args: object, **options: object) -> None:
@@ -369,7 +355,7 @@ def test_what_another_has_claimed_meanwhile_is_not_given_back(
     alice: str, bob: str, settings: LazySettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings.RECOVERY_TICK_SECONDS_MAX = 0
-    (transaction,) = started(alice, bob, 1)
+    (transaction,) = world.start_due(alice, bob, 1)
     real = recovery._drive_apart
 
     def later(rows: list) -> tuple[int, int]:
@@ -379,145 +365,3 @@ def test_what_another_has_claimed_meanwhile_is_not_given_back(
     monkeypatch.setattr(recovery, "_drive_apart", later)
     recovery.recover_stalled()
     assert world.row_of(transaction)["attempts"] == 2
-
-
-# --- Many at once -----------------------------------------------------------------------------------------
-
-
-class Death(BaseException):
-    """A process ends here, as far as one step is concerned."""
-
-
-# Where the executors of 200 transactions died, and how the transactions must end.
-DEATHS = {
-    "never began": "COMPLETED",
-    "posting.after_insert": "COMPLETED",
-    "saga.moved_to_debited": "COMPLETED",
-    "saga.debited": "COMPLETED",
-    "saga.credit_decided": "COMPLETED",
-    "saga.credit_posted": "COMPLETED",
-    "saga.moved_to_credited": "COMPLETED",
-    "saga.credited": "COMPLETED",
-    "saga.moved_to_completed": "COMPLETED",
-    "saga.completed": "COMPLETED",
-    "expired": "FAILED",
-    "too poor": "FAILED",
-    "saga.moved_to_refunding": "FAILED",
-    "saga.refund_decided": "FAILED",
-    "saga.refund_posted": "FAILED",
-    "saga.moved_to_failed": "FAILED",
-}
-EACH = 13  # 16 * 13 = 208
-
-
-@pytest.fixture
-def stalled(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """Transactions that stopped in every way there is, with the state that each must end in."""
-    rich, poor = [world.person(f"r{n}", balance_minor=5_000) for n in range(6)], world.person("poor")
-    frozen, receivers = world.person("frozen"), [world.person(f"b{n}") for n in range(6)]
-    expected = {}
-    for point, end in DEATHS.items():
-        refunded = point in ("saga.moved_to_refunding", "saga.refund_decided", "saga.refund_posted") or (
-            point == "saga.moved_to_failed"
-        )
-        group = [
-            world.start(
-                poor if point == "too poor" else rich[n % 6], frozen if refunded else receivers[n % 6], 7
-            )
-            for n in range(EACH)
-        ]
-        expected |= dict.fromkeys(group, end)
-        if point == "expired":
-            for transaction in group:
-                world.make_old(transaction, 3_600)
-        if refunded:
-            saga.debit(group)
-            wallet_services.freeze_wallets(user_id=frozen)
-        if "." in point:
-            _die_at(monkeypatch, point, group)
-        wallet_services.unfreeze_wallets(user_id=frozen)
-    world.make_due(*expected)
-    wallet_services.freeze_wallets(user_id=frozen)
-    return expected
-
-
-def _die_at(monkeypatch: pytest.MonkeyPatch, point: str, group: list[str]) -> None:
-    def die(name: str) -> None:
-        if name == point:
-            raise Death(point)
-
-    with monkeypatch.context() as patched:
-        for module in (saga, moves, posting):
-            patched.setattr(module, "crash_point", die)
-        with pytest.raises(Death):
-            world.play(*group)
-
-
-def _assert_all_ended_once(expected: dict[str, str], told: list[str]) -> None:
-    # A wallet may have been too busy for a moment; whoever meets that leaves it to the next tick.
-    world.make_due(*expected)
-    recovery.recover_stalled()
-    assert {t: world.status_of(t).value for t in expected} == expected
-    for transaction in expected:
-        row = world.row_of(transaction)
-        path = [Status(move["status"]) for move in row["history"]]
-        assert all(step in states.MOVES for step in zip([None, *path], path, strict=False)), path
-        assert len(set(path)) == len(path)
-        assert "due_at" not in row
-        assert set(told).issuperset(world.expected_events(transaction)[-1:])
-    call_command("audit", expect_settled=True, verbosity=0)
-
-
-def test_four_recoveries_at_once_end_everything_once(
-    stalled: dict[str, str], settings: LazySettings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Without the lock, in batches that overlap."""
-    settings.RECOVERY_BATCH_MAX = 30
-    monkeypatch.setattr(recovery, "LOCK_KEY", "")
-    monkeypatch.setattr(recovery, "_is_held", lambda: False)
-    together = threading.Barrier(4)
-    errors: list[BaseException] = []
-
-    def recover() -> None:
-        together.wait()
-        try:
-            while recovery.recover_stalled() != Report():
-                pass
-        except BaseException as error:  # noqa: BLE001 - shown by the assertion below
-            errors.append(error)
-
-    with world.listening() as heard:
-        threads = [threading.Thread(target=recover) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(120)
-        assert errors == []
-        settings.RECOVERY_BATCH_MAX = 500
-        _assert_all_ended_once(stalled, heard.ids())
-
-
-def _recover_in_a_process_of_its_own(may_go: Any) -> None:
-    mongodb.reconnect()
-    may_go.wait()
-    for _ in range(40):
-        recovery.recover_stalled()
-
-
-def test_four_processes_taking_turns_end_everything_once(
-    stalled: dict[str, str], settings: LazySettings
-) -> None:
-    """With a lock that is shorter than a batch takes, so that turns overlap too."""
-    settings.RECOVERY_BATCH_MAX, settings.RECOVERY_LOCK_SECONDS = 30, 0.2
-    forking = multiprocessing.get_context("fork")
-    may_go = forking.Event()
-    processes = [forking.Process(target=_recover_in_a_process_of_its_own, args=(may_go,)) for _ in range(4)]
-    with world.listening() as heard:
-        for process in processes:
-            process.start()
-        may_go.set()
-        for process in processes:
-            process.join(120)
-        assert [process.exitcode for process in processes] == [0, 0, 0, 0]
-        settings.RECOVERY_BATCH_MAX = 500
-        _assert_all_ended_once(stalled, heard.ids())

@@ -124,3 +124,15 @@ def listening() -> Iterator[Listener]:
         yield listener
     finally:
         listener.close()
+
+
+def start_due(sender: str, receiver: str, count: int) -> list[str]:
+    """Return transactions that are due for recovery."""
+    transactions = [start(sender, receiver, 10) for _ in range(count)]
+    make_due(*transactions)
+    return transactions
+
+
+def statuses(transactions: list[str]) -> Counter:
+    """Return how many of them are in which status."""
+    return Counter(status_of(transaction).value for transaction in transactions)
