@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from rest_framework.request import Request
 
+from payflow.api import limits
 from payflow.api.idempotent import IdempotentViewSet
 from payflow.errors import PermissionRefused
 
@@ -22,6 +23,11 @@ class ApiViewSet(IdempotentViewSet):
 
     naming_emails: ClassVar[frozenset[str]] = frozenset()
     """Actions whose body names an account by its `email`: they count for that email, too."""
+
+    def perform_authentication(self, request: Request) -> None:
+        """Read the credentials; from then on the request counts for its user, whatever refuses it."""
+        super().perform_authentication(request)
+        request._request.counted_as = limits.who_of(request)
 
     def check_permissions(self, request: Request) -> None:
         """Refuse who may not do this, and an API key without the action's scope (RFC 6750, 3.1)."""
