@@ -369,24 +369,6 @@ def test_a_database_that_goes_away_is_told_and_the_repeat_finishes(
     assert again.row["_id"] in told.value.detail
 
 
-# --- What it costs ----------------------------------------------------------------------------------------
-
-
-def test_the_queries_of_a_batch_use_their_indexes(alice: str, bob: str) -> None:
-    """Each looks at what it returns and at nothing else."""
-    batch_id = begin(alice, bob).row["_id"]
-    for n in range(20):
-        begin(alice, bob, Key(f"k{n}", ""))
-    queries = [
-        (Transaction, {"batch_id": batch_id}, 4),
-        (TransferBatch, {"sender_id": alice, "idempotency_key": selectors._indexed("k7")}, 1),
-        (TransferBatch, {"due_at": {"$lte": clock.now()}}, 0),
-    ]
-    for document, query, count in queries:
-        stats = collection(document).find(query).explain()["executionStats"]
-        assert stats["totalDocsExamined"] == stats["nReturned"] == count, query
-
-
 def test_rows_are_written_as_a_single_request_writes_them(alice: str, bob: str) -> None:
     key = Key("single", "")
     single = services.start_transaction(request=wish(alice, bob, 5, "x"), key=key).row
