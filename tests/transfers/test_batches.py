@@ -17,6 +17,7 @@ from django.conf import LazySettings, settings
 from django.core.management import call_command
 
 from payflow import clock, mongodb
+from payflow.api.parsers import PayloadTooLarge
 from payflow.mongodb import collection
 from tests.transfers import world
 from transfers import batches, recovery, selectors, services
@@ -346,6 +347,14 @@ def test_what_comes_too_late_is_declined_and_not_lost(
     recover()
     assert {t["failure"]["code"] for t in transactions({})} == {"expired"}
     assert world.balance_of(alice) == 10_000
+
+
+def test_a_batch_that_no_document_can_hold_is_refused_as_a_whole(alice: str, bob: str) -> None:
+    too_large = [wish(alice, bob), {"code": "x" * 17 * 2**20}]
+    with pytest.raises(PayloadTooLarge):
+        batches.start_batch(sender_id=alice, wishes=too_large, key=KEY)
+    assert collection(TransferBatch).count_documents({}) == 0
+    assert transactions({}) == []
 
 
 def test_a_database_that_goes_away_is_told_and_the_repeat_finishes(
