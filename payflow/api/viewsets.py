@@ -11,9 +11,14 @@ from payflow.api import limits
 from payflow.api.idempotent import IdempotentViewSet
 from payflow.errors import PermissionRefused
 
+# `OPTIONS` would tell what stands in docstrings; a browser's preflight is answered by a middleware.
+METHODS = ["get", "head", "post", "put", "patch", "delete"]
+
 
 class ApiViewSet(IdempotentViewSet):
     """Answers that no cache may keep (RFC 9111, 5.2.2.5): they are about somebody's account or money."""
+
+    http_method_names = METHODS
 
     scopes: ClassVar[Mapping[str, str]] = {}
     """The scope that an API key needs, by action; an action without one is closed to every key."""
