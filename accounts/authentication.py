@@ -13,6 +13,7 @@ from rest_framework.authentication import BaseAuthentication
 from rest_framework.request import Request
 
 from accounts import api_keys, selectors, sessions, tokens
+from payflow.api import limits
 from payflow.errors import NotAuthenticated
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -26,13 +27,14 @@ class BearerAuthentication(BaseAuthentication):
     def authenticate(self, request: Request) -> tuple[tokens.Caller | api_keys.KeyCaller, Any] | None:
         """Return the caller, or None when nothing is sent as a bearer token.
 
-        Raises TokenExpired, NotAuthenticated, or Transient when the user cannot be looked up.
+        Raises TokenExpired, NotAuthenticated, RateLimited, or Transient when the user cannot be looked up.
         """
         scheme, _, encoded = request.META.get("HTTP_AUTHORIZATION", "").strip().partition(" ")
         if scheme.lower() != "bearer":
             return None
         encoded = encoded.strip()
         if encoded.startswith(api_keys.BEARER_PREFIX):
+            limits.refuse_spent(request)
             key = api_keys.read_key(encoded)
             return key, key.key_id
         caller = tokens.read_access(encoded)

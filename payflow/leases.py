@@ -1,12 +1,14 @@
 """Leases on idempotency keys: a claim in Redis lasts for seconds, and is renewed while its request runs.
 
 What must stay true: a process that dies renews nothing, so what it held is free again when the lease ends.
-One thread per process renews; it starts with the first lease and sleeps while there is none.
+One thread per process renews; it starts with the first lease and sleeps while there is none. A forked child
+holds nothing: what its parent held, the parent renews.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 
@@ -31,6 +33,16 @@ _is_needed = threading.Event()
 _keeper: threading.Thread | None = None
 # By token: the Redis key it stands in, and until when it is renewed.
 _held: dict[str, tuple[str, float]] = {}
+
+
+def _begin_anew() -> None:
+    """Forget what the parent held. Its thread is not here, and may have been holding the lock."""
+    global _lock, _is_needed, _keeper
+    _lock, _is_needed, _keeper = threading.Lock(), threading.Event(), None
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_begin_anew)
 
 
 def hold(key: str, token: str) -> None:

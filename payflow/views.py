@@ -18,12 +18,14 @@ from rest_framework.views import APIView
 from payflow import health, metrics, openapi, schema
 from payflow.api.describing import described
 from payflow.api.headers import redoc_policy, swagger_policy
+from payflow.api.viewsets import METHODS
 from payflow.errors import NotAuthenticated, NotFound
 
 
 class Public(APIView):
     """A view that looks at nobody's credentials."""
 
+    http_method_names = METHODS
     authentication_classes = ()
     permission_classes = (AllowAny,)
 

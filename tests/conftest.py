@@ -12,6 +12,7 @@ from django.core.management import call_command
 from pytest_django import DjangoDbBlocker
 
 from payflow import mongodb, redisdb
+from payflow.api import limits
 from payflow.stack.embedded import free_port
 
 # A slow machine is no reason to fail.
@@ -38,6 +39,7 @@ def _database(django_test_environment: None, django_db_blocker: DjangoDbBlocker)
 def _empty(_database: None) -> None:
     redisdb.client().flushdb()
     redisdb._silent_since = float("-inf")
+    limits._spent.clear()
     database = mongoengine.get_db()
     for name in set(database.list_collection_names()) - KEPT:
         database[name].delete_many({})

@@ -20,9 +20,10 @@ from typing import Any
 
 from celery.exceptions import SoftTimeLimitExceeded
 from django.conf import settings
-from pymongo.errors import BulkWriteError, DuplicateKeyError
+from pymongo.errors import BulkWriteError, DocumentTooLarge, DuplicateKeyError
 
 from payflow import clock, correlation
+from payflow.api.parsers import PayloadTooLarge
 from payflow.api.problems import as_part
 from payflow.crashpoints import crash_point
 from payflow.errors import IdempotencyKeyReused, Refused, Transient
@@ -64,8 +65,8 @@ def start_batch(
     """Write down a batch and all its transactions, each INITIATED. No money has moved yet.
 
     A wish that is refused already is the problem that says why. Raises NotAuthenticated,
-    IdempotencyKeyReused, Transient; after the last of these the batch may be written all the same, and after
-    BatchUnfinished, one of them, it is.
+    IdempotencyKeyReused, PayloadTooLarge, Transient; after the last of these the batch may be written all the
+    same, and after BatchUnfinished, one of them, it is.
     """
     row = _find_earlier(sender_id, key)
     replayed = row is not None
@@ -200,6 +201,8 @@ def _write_down(sender_id: str, wishes: list[TransferRequest | Problem], key: Ke
     try:
         with unavailable_is_transient(services.IN_DOUBT):
             collection(TransferBatch).insert_one(row)
+    except DocumentTooLarge as error:
+        raise PayloadTooLarge("The batch is larger than can be kept in one piece. Split it.") from error
     except DuplicateKeyError:
         earlier = _find_earlier(sender_id, key)
         if earlier is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from payflow.errors import AlreadyExists, NotFound, Refused, Transient
 
 
@@ -34,7 +36,11 @@ class ReferenceUsed(AlreadyExists):
     """The sender has named another transfer by this reference."""
 
     def __init__(self, reference: str) -> None:
-        super().__init__(f"You have a transfer with the reference {reference} already.", field="reference")
+        super().__init__(
+            f"You have a transfer with the reference {reference} already:"
+            f" GET /transactions?reference={reference} shows it.",
+            field="reference",
+        )
 
 
 class BatchUnfinished(Transient):
@@ -62,6 +68,10 @@ class NotSettled(Refused):
     status = 409
     title = "Not settled"
     advice = "Ask again when the transaction has ended; `Prefer: wait` holds the answer."
+
+    def __init__(self, headers: Mapping[str, str]) -> None:
+        super().__init__("The transaction has not ended yet; its receipt comes with its end.")
+        self.headers = {"Retry-After": "1", **headers}
 
 
 class HasEnded(Refused):

@@ -67,6 +67,12 @@ def _list_by_key(
         return list(cursor.max_time_ms(QUERY_TIME_MS_MAX))
 
 
+def find_by_reference(*, sender_id: str, reference: str) -> dict[str, Any] | None:
+    """Return the transaction that a sender has named so."""
+    with unavailable_is_transient():
+        return collection(Transaction).find_one({"sender_id": sender_id, "reference": _indexed(reference)})
+
+
 def list_transactions(
     *,
     user_id: str,
@@ -74,12 +80,21 @@ def list_transactions(
     status: Status | None = None,
     direction: Direction | None = None,
     batch_id: str | None = None,
+    reference: str | None = None,
     before_id: str | None = None,
+    of_anybody: bool = False,
 ) -> list[dict[str, Any]]:
-    """Return up to `limit` of a user's transactions, newest first."""
+    """Return up to `limit` of a user's transactions, newest first; `of_anybody` within a batch.
+
+    A reference is one of the user's own: it selects what they have sent.
+    """
     sides = {Direction.SENT: [{"sender_id": user_id}], Direction.RECEIVED: [{"receiver_id": user_id}]}
     either = [*sides[Direction.SENT], *sides[Direction.RECEIVED]]
-    query: dict[str, Any] = {"$or": sides[direction] if direction else either}
+    query: dict[str, Any] = {}
+    if direction or not (of_anybody and batch_id):
+        query["$or"] = sides[direction] if direction else either
+    if reference:
+        query |= {"sender_id": user_id, "reference": _indexed(reference)}
     if status:
         query["status"] = status.value
     if batch_id:

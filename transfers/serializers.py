@@ -64,8 +64,8 @@ class SenderReferenceField(StrictCharField):
         "invalid_reference": "A reference is 1 to 64 characters of A-Z, a-z, 0-9 and . _ : / -."
     }
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(required=False, trim_whitespace=False, **kwargs)
+    def __init__(self) -> None:
+        super().__init__(required=False, trim_whitespace=False)
 
     def to_internal_value(self, data: Any) -> str:
         """Return the reference."""
@@ -73,6 +73,15 @@ class SenderReferenceField(StrictCharField):
         if not _REFERENCE.fullmatch(reference):
             self.fail("invalid_reference")
         return reference
+
+
+class NamedReferenceField(SenderReferenceField):
+    """The reference of a transfer that was sent."""
+
+    json_schema = {
+        **SenderReferenceField.json_schema,
+        "description": "Only the one that you have sent under this name of yours.",
+    }
 
 
 class StartTransaction(StrictSerializer):
@@ -127,7 +136,7 @@ class StartBatch(StrictSerializer):
 
 
 class ListQuery(PageQuery):
-    """?status=&direction=&batch=&limit=&cursor=."""
+    """?status=&direction=&batch=&reference=&limit=&cursor=."""
 
     status = serializers.ChoiceField(
         choices=[status.value for status in Status], required=False, help_text="Only those in this status."
@@ -136,6 +145,9 @@ class ListQuery(PageQuery):
         choices=[d.value for d in Direction], required=False, help_text="Only those sent, or those received."
     )
     batch = serializers.RegexField(
-        r"\Abat_[0-9a-f]{32}\Z", required=False, help_text="Only those of this batch."
+        r"\Abat_[0-9a-f]{32}\Z",
+        required=False,
+        help_text="Only those of this batch; staff see all of them.",
     )
+    reference = NamedReferenceField()
     cursor = CursorField("txn_[0-9a-f]{32}")

@@ -19,14 +19,14 @@ from payflow import canonical, idempotency
 from payflow.api import limits, prefer
 from payflow.api.describing import described
 from payflow.api.pages import page
-from payflow.api.problems import as_part, problem
+from payflow.api.problems import as_part
 from payflow.api.scopes import Scope
 from payflow.api.viewsets import ApiViewSet
 from payflow.crashpoints import crash_point
 from payflow.errors import Transient
 from transfers import batches, inbox, issuing, schema, selectors, services, states, tasks
 from transfers.body import as_initiated, transaction_body
-from transfers.errors import BatchNotFound, TransactionNotFound
+from transfers.errors import BatchNotFound, NotSettled, TransactionNotFound
 from transfers.parties import TransferRequest
 from transfers.receipts import Reader
 from transfers.selectors import Direction
@@ -68,7 +68,7 @@ class TransactionViewSet(ApiViewSet):
         return Response(transaction_body(row), status=201, headers={**headers, **waited})
 
     def list(self, request: Request) -> Response:
-        """GET /transactions: the caller's own, newest first."""
+        """GET /transactions: the caller's own, and a batch's for staff, newest first."""
         query = ListQuery(data=request.query_params.dict())
         query.is_valid(raise_exception=True)
         asked = query.validated_data
@@ -78,7 +78,9 @@ class TransactionViewSet(ApiViewSet):
             status=Status(asked["status"]) if "status" in asked else None,
             direction=Direction(asked["direction"]) if "direction" in asked else None,
             batch_id=asked.get("batch"),
+            reference=asked.get("reference"),
             before_id=asked.get("cursor"),
+            of_anybody=request.user.is_staff,
         )
         return Response(page(rows, asked["limit"], key=lambda row: row["_id"], render=transaction_body))
 
@@ -93,9 +95,7 @@ class TransactionViewSet(ApiViewSet):
         row, reader = _find_visible(request, pk)
         row, waited = _wait(request, row)
         if Status(row["status"]) not in states.TERMINAL:
-            detail = "The transaction has not ended yet; its receipt comes with its end."
-            again = {"Retry-After": "1", **waited}
-            return problem(status=409, code="not_settled", detail=detail, headers=again)
+            raise NotSettled(waited)
         keys, issuer = settings.RECEIPT_SIGNING_KEYS, settings.RECEIPT_ISSUER
         receipt = issuing.issue_receipt(row=row, reader=reader, keys=keys, issuer=issuer)
         return Response(receipt, headers=waited)

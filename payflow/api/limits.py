@@ -9,7 +9,9 @@ Without Redis nobody is counted: money and reading go on, and what guards passwo
 
 from __future__ import annotations
 
+import math
 import re
+import time
 import unicodedata
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -37,6 +39,7 @@ SHUT_WITHOUT_REDIS = frozenset({AUTH, AUTH_EMAIL})
 UNCOUNTED = re.compile(r"/(health/live|health/ready|metrics|static/.*|admin/.*)", re.DOTALL)
 ADMIN_LOGIN = "/admin/login/"
 _EMAIL_LENGTH_MAX = 1_000
+SPENT_MAX = 10_000
 
 
 class RateLimited(Refused):
@@ -69,12 +72,17 @@ class Usage(NamedTuple):
         return max(0, self.limit - self.used)
 
 
+_BY_ADDRESS = "address:"
+# Which addresses have used up `global`, as far as this process has seen, and until when.
+_spent: dict[str, tuple[Usage, float]] = {}
+
+
 class GroupLimits(BaseThrottle):
     """DRF's throttle: counts a request in `global` and in what its view's `limits` says of its action."""
 
     def allow_request(self, request: Request, view: APIView) -> bool:
         """Return True. Raises RateLimited, or Transient where an endpoint stays shut without Redis."""
-        who = _who(request)
+        who = who_of(request)
         limits = [Limit(GLOBAL, who)]
         group = getattr(view, "limits", {}).get(getattr(view, "action", None))
         if group:
@@ -93,13 +101,14 @@ class LimitsMiddleware:
         self._get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
-        """Answer; what was refused or not found before it was counted counts for its address."""
+        """Answer; what was refused or not found before it was counted counts for its user, if it has
+        one that is known, else for its address."""
         try:
             if _is_admin_login(request):
                 count(request, [Limit(AUTH, _address_of(request))])
             response = self._get_response(request)
             if not hasattr(request, "rate_usage"):
-                count(request, [Limit(GLOBAL, _address_of(request))])
+                count(request, [Limit(GLOBAL, getattr(request, "counted_as", None) or _address_of(request))])
         except (RateLimited, Transient) as error:
             response = problems.answer(error)
         usage: Usage | None = getattr(request, "rate_usage", None)
@@ -142,15 +151,39 @@ def count(request: HttpRequest, limits: Sequence[Limit], cost: int = 1) -> None:
     tightest = min(seen, key=lambda usage: (usage.remaining, -usage.reset_seconds))
     request.rate_usage = tightest
     exceeded = [usage for usage in usages if usage.used > usage.limit]
+    for limit, usage in zip(limits, usages, strict=True):
+        if usage in exceeded and limit.group == GLOBAL and limit.who.startswith(_BY_ADDRESS):
+            _note_spent(limit.who, usage)
     for usage in exceeded:
         metrics.RATE_LIMITED.labels(usage.group).inc()
     if exceeded:
         raise _refusal(max(exceeded, key=lambda usage: usage.reset_seconds))
 
 
+def refuse_spent(request: Request) -> None:
+    """Raise RateLimited for an address that this process has seen use up `global`, asking nobody.
+
+    For credentials that cost a query: without it each wrong one would cost that, refused or not.
+    """
+    usage, until = _spent.get(_address_of(request), (None, 0.0))
+    left = until - time.monotonic()
+    if usage and left > 0:
+        raise _refusal(usage._replace(reset_seconds=math.ceil(left)))
+
+
+def _note_spent(who: str, usage: Usage) -> None:
+    now = time.monotonic()
+    if len(_spent) >= SPENT_MAX:
+        for other, (_, until) in list(_spent.items()):
+            if until <= now:
+                _spent.pop(other, None)
+    if len(_spent) < SPENT_MAX:
+        _spent[who] = usage, now + usage.reset_seconds
+
+
 def count_in(request: Request, group: str, cost: int) -> None:
     """Count as `cost` in one more group what a request turned out to ask for. Raises as `count` does."""
-    count(request._request, [Limit(group, _who(request))], cost)
+    count(request._request, [Limit(group, who_of(request))], cost)
 
 
 def _count(request: HttpRequest, limits: Sequence[Limit], cost: int) -> list[Usage]:
@@ -184,12 +217,13 @@ def _refusal(usage: Usage) -> RateLimited:
     return error
 
 
-def _who(request: Request) -> str:
+def who_of(request: Request) -> str:
+    """Return whom a request counts for once its credentials are read."""
     return f"user:{request.user.id}" if request.user else _address_of(request)
 
 
 def _address_of(request: HttpRequest | Request) -> str:
-    return f"address:{client_network(request.META)}"
+    return f"{_BY_ADDRESS}{client_network(request.META)}"
 
 
 def _is_admin_login(request: HttpRequest) -> bool:

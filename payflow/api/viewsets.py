@@ -7,12 +7,18 @@ from typing import ClassVar
 
 from rest_framework.request import Request
 
+from payflow.api import limits
 from payflow.api.idempotent import IdempotentViewSet
 from payflow.errors import PermissionRefused
+
+# `OPTIONS` would tell what stands in docstrings; a browser's preflight is answered by a middleware.
+METHODS = ["get", "head", "post", "put", "patch", "delete"]
 
 
 class ApiViewSet(IdempotentViewSet):
     """Answers that no cache may keep (RFC 9111, 5.2.2.5): they are about somebody's account or money."""
+
+    http_method_names = METHODS
 
     scopes: ClassVar[Mapping[str, str]] = {}
     """The scope that an API key needs, by action; an action without one is closed to every key."""
@@ -22,6 +28,11 @@ class ApiViewSet(IdempotentViewSet):
 
     naming_emails: ClassVar[frozenset[str]] = frozenset()
     """Actions whose body names an account by its `email`: they count for that email, too."""
+
+    def perform_authentication(self, request: Request) -> None:
+        """Read the credentials; from then on the request counts for its user, whatever refuses it."""
+        super().perform_authentication(request)
+        request._request.counted_as = limits.who_of(request)
 
     def check_permissions(self, request: Request) -> None:
         """Refuse who may not do this, and an API key without the action's scope (RFC 6750, 3.1)."""

@@ -208,5 +208,7 @@ REST_FRAMEWORK = {
     "DEFAULT_SCHEMA_CLASS": "payflow.api.schema.PayflowSchema",
     "EXCEPTION_HANDLER": "payflow.api.problems.handle_exception",
     "UNAUTHENTICATED_USER": None,
+    # For views that have not named their methods (payflow/api/viewsets.py).
+    "DEFAULT_METADATA_CLASS": None,
     "DEFAULT_CONTENT_NEGOTIATION_CLASS": "payflow.api.negotiation.AlwaysJSON",
 }

@@ -464,17 +464,19 @@ def test_only_its_sender_and_staff_see_a_batch(
         assert_problem(anna.api.get(f"/transactions/batch/{unknown}"), 404, "not_found")
 
 
-def test_the_transactions_of_a_batch_are_listed_for_who_is_a_party_to_them(
-    anna: Party, bob: Party, stranger: Party
+def test_the_transactions_of_a_batch_are_listed_for_their_parties_and_staff(
+    anna: Party, bob: Party, stranger: Party, staff: Party
 ) -> None:
     alone = anna.api.post_json("/transactions", to(bob)).json()["id"]
     response = send(anna, to(bob), to(stranger), to(bob))
     mine, query = ids(response), f"/transactions?batch={response.json()['id']}"
     seen = {
         name: [row["id"] for row in party.api.get(query).json()["results"]]
-        for name, party in (("anna", anna), ("bob", bob))
+        for name, party in (("anna", anna), ("bob", bob), ("staff", staff))
     }
-    assert seen == {"anna": mine[::-1], "bob": [mine[2], mine[0]]}
+    assert seen == {"anna": mine[::-1], "bob": [mine[2], mine[0]], "staff": mine[::-1]}
+    assert staff.api.get(f"{query}&direction=sent").json()["results"] == []
+    assert staff.api.get("/transactions").json()["results"] == []
     assert [row["id"] for row in anna.api.get(f"{query}&limit=1").json()["results"]] == [mine[2]]
     assert alone not in mine
     assert_problem(anna.api.get("/transactions?batch=x"), 400, "validation_error")

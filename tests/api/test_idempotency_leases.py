@@ -220,3 +220,18 @@ def test_redis_may_be_gone_when_a_claim_ends(claimed: Claim, request: pytest.Fix
     claimed.end(Answer(201, {}, b""))
     assert redisdb.is_spared()
     claimed.end(Answer(201, {}, b""))
+
+
+def test_a_forked_child_holds_nothing_and_can_hold() -> None:
+    leases.hold("slot", "token")
+    with leases._lock:
+        child = os.fork()
+        if child == 0:
+            # A child that waits for a lock of its parent's would wait for ever.
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(20)
+            inherited = dict(leases._held)
+            leases.hold("another", "own")
+            os._exit(0 if not inherited and leases._keeper and leases._keeper.is_alive() else 1)
+    leases.let_go("token")
+    assert os.waitpid(child, 0)[1] == 0

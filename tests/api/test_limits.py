@@ -6,17 +6,21 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from django.conf import LazySettings
 from django.test import Client
 from django.urls import get_resolver
+from django_ratelimit import core as ratelimit
 from prometheus_client import REGISTRY
 
+from accounts import selectors
 from payflow import redisdb
 from payflow.rates import Rate
 from tests.accounts.factories import PASSWORD
+from tests.accounts.keys import mint
 from tests.api.client import Api, Party, assert_problem, nothing_changes
 
 DAY = 86_400
@@ -83,7 +87,7 @@ def test_who_is_nobody_is_counted_by_address(limited: Limited) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [("GET", "/nothing", 404), ("GET", "/transactions", 401), ("POST", "/transactions", 401),
-     ("PUT", "/", 405), ("GET", "/nothing\0", 404), ("OPTIONS", "/", 200)],
+     ("PUT", "/", 405), ("GET", "/nothing\0", 404), ("OPTIONS", "/", 405)],
 )  # fmt: skip
 @pytest.mark.parametrize("token", [None, "nonsense"])
 def test_requests_that_come_to_nothing_count_once(
@@ -99,6 +103,32 @@ def test_requests_that_come_to_nothing_count_once(
 def test_who_may_not_counts(anna: Party, limited: Limited) -> None:
     limited(**{"global": 1})
     assert [anna.api.get("/ledger/audit").status_code for _ in "ab"] == [403, 429]
+
+
+def test_who_may_not_counts_as_the_user_they_are(anna: Party, stranger: Party, limited: Limited) -> None:
+    limited(**{"global": 1})
+    assert anna.api.get("/ledger/audit").status_code == 403
+    assert stranger.api.get("/ledger/audit").status_code == 403, "from the same address"
+    assert Api().get("/").status_code == 200
+    assert anna.api.get("/wallets").status_code == 429
+
+
+def test_wrong_api_keys_cost_no_query_once_their_address_is_refused(
+    anna: Party, limited: Limited, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limited(**{"global": 1})
+    good = Api(mint(anna.user).encoded)
+    wrong = Api(f"pk_{'0' * 32}_{'x' * 43}")
+    assert [wrong.get("/wallets").status_code for _ in "ab"] == [401, 429]
+    with monkeypatch.context() as patch:
+        patch.setattr(selectors, "find_api_key_and_owner", lambda **_: pytest.fail("MongoDB was asked"))
+        refusal = wrong.get("/wallets")
+    assert_problem(refusal, 429, "rate_limited")
+    assert 0 < int(refusal["Retry-After"]) <= DAY
+    assert anna.api.get("/wallets").status_code == 200, "a token costs no query"
+    assert good.get("/wallets", REMOTE_ADDR="10.0.0.2").status_code == 429, "her count is used up"
+    limited(**{"global": 9})
+    assert good.get("/wallets", REMOTE_ADDR="10.0.0.2").status_code == 200
 
 
 def test_a_body_refused_unread_counts(limited: Limited) -> None:
@@ -250,10 +280,17 @@ def test_a_refusal_says_what_to_do_and_is_counted(anna: Party, bob: Party, limit
     assert refused() == before + 1
 
 
-def test_after_the_reset_requests_pass_again(anna: Party, bob: Party, limited: Limited) -> None:
-    limited(seconds=2, transactions=1)
-    refused = next(answer for answer in (pay(anna) for _ in range(50)) if answer.status_code == 429)
-    time.sleep(int(refused["Retry-After"]))
+def test_after_the_reset_requests_pass_again(
+    anna: Party, bob: Party, limited: Limited, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.time()
+    monkeypatch.setattr(ratelimit, "time", SimpleNamespace(time=lambda: now))
+    limited(transactions=1)
+    assert pay(anna).status_code == 201
+    wait_seconds = int(pay(anna)["Retry-After"])
+    now += wait_seconds - 1
+    assert pay(anna).status_code == 429
+    now += 1
     assert pay(anna).status_code == 201
 
 

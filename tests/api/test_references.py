@@ -66,3 +66,27 @@ def test_twenty_requests_at_once_with_one_reference_make_one_transfer(anna: Part
         statuses = list(pool.map(ask, range(20)))
     assert sorted(statuses) == [201] + [409] * 19
     assert [row["reference"] for row in facts()["transactions"]] == ["a"]
+
+
+def test_a_reference_leads_to_its_transfer_for_who_gave_it(
+    anna: Party, bob: Party, stranger: Party, staff: Party
+) -> None:
+    mine, theirs = (pay(party, bob, reference="a/1:b") for party in (anna, stranger))
+    pay(anna, bob, reference="a")
+    problem = assert_problem(pay(anna, bob, reference="a/1:b"), 409, "already_exists")
+    where = problem["detail"].partition("GET ")[2].removesuffix(" shows it.")
+    assert [row["id"] for row in anna.api.get(where).json()["results"]] == [mine.json()["id"]]
+    assert [row["id"] for row in stranger.api.get(where).json()["results"]] == [theirs.json()["id"]]
+    for party in (bob, staff):
+        assert party.api.get(where).json()["results"] == []
+    counts = {"status=INITIATED": 1, "status=FAILED": 0, "direction=sent": 1, "direction=received": 0}
+    for more, count in counts.items():
+        assert len(anna.api.get(f"{where}&{more}").json()["results"]) == count
+    assert anna.api.get("/transactions?reference=A").json()["results"] == []
+
+
+@pytest.mark.parametrize("reference", ["", "a b", "x" * 65, "%24ne", "%00"])
+def test_refuses_to_look_for_what_is_no_reference(anna: Party, reference: str) -> None:
+    response = anna.api.get(f"/transactions?reference={reference}")
+    problem = assert_problem(response, 400, "validation_error")
+    assert [error["field"] for error in problem["errors"]] == ["reference"]

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from payflow.stack.paths import ROOT, engine_dir
+from tests.engine import needs_engine
 from tests.load.windows import percentile
 
 TRANSFERS = {
@@ -41,10 +42,6 @@ WEBHOOKS = {
     "deliveries-pending": 200,
 }
 RUN_SECONDS_MAX = 150
-
-needs_engine = pytest.mark.skipif(
-    not (engine_dir() / "launch.json").exists(), reason="the embedded engine is not installed (make setup)"
-)
 
 
 def run_bench(part: str, sizes: dict[str, int], data_dir: Path) -> dict[str, Any]:

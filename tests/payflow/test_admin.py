@@ -232,7 +232,9 @@ def test_a_helper_sees_what_their_permissions_name(paid: dict[str, Any]) -> None
     assert client.get(LISTS["wallets"]).status_code == 403
 
 
-def test_the_transactions_of_a_batch_are_found_by_its_id(staff: Client, paid: dict[str, Any]) -> None:
+def test_the_transactions_of_a_batch_are_found_by_its_id_and_by_their_references(
+    staff: Client, paid: dict[str, Any]
+) -> None:
     sender_id, receiver_id = paid["sender_id"], paid["receiver_id"]
     wishes = [
         TransferRequest(sender_id, receiver_id, None, 1, "USD", "", reference) for reference in ("a/1", None)
@@ -243,3 +245,6 @@ def test_the_transactions_of_a_batch_are_found_by_its_id(staff: Client, paid: di
     assert sorted(found) == made
     assert "a/1" in page_of(staff, "transactions", made[0])
     assert shown(staff, "transactions", "?q=bat_unknown") == []
+    assert shown(staff, "transactions", f"?q={sender_id}+a/1") == made[:1]
+    for term in (f"{sender_id}+a/2", f"{receiver_id}+a/1", "a/1"):
+        assert shown(staff, "transactions", f"?q={term}") == []

@@ -14,13 +14,11 @@ import psutil
 import pytest
 
 from payflow.stack.embedded import free_port, running_stack
-from payflow.stack.paths import ROOT, engine_dir
+from payflow.stack.paths import ROOT
 from payflow.stack.stack import ADDRESSES
+from tests.engine import needs_engine
 
 COMMAND_SECONDS_MAX = 60.0
-needs_engine = pytest.mark.skipif(
-    not (engine_dir() / "launch.json").exists(), reason="the embedded engine is not installed"
-)
 
 
 def clean_environment() -> dict[str, str]:

@@ -25,12 +25,11 @@ from payflow.stack.embedded import (
     running_stack,
 )
 from payflow.stack.errors import StackError
-from payflow.stack.paths import ROOT, engine_dir, mongo_socket, mongo_uri
+from payflow.stack.paths import ROOT, mongo_socket, mongo_uri
+from tests.engine import needs_engine
 
 WAIT_SECONDS_MAX = 30.0
-pytestmark = pytest.mark.skipif(
-    not (engine_dir() / "launch.json").exists(), reason="the embedded engine is not installed"
-)
+pytestmark = needs_engine
 HOLDER = """
 import sys, time
 from pathlib import Path

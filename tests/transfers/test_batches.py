@@ -17,6 +17,7 @@ from django.conf import LazySettings, settings
 from django.core.management import call_command
 
 from payflow import clock, mongodb
+from payflow.api.parsers import PayloadTooLarge
 from payflow.mongodb import collection
 from tests.transfers import world
 from transfers import batches, recovery, selectors, services
@@ -348,6 +349,14 @@ def test_what_comes_too_late_is_declined_and_not_lost(
     assert world.balance_of(alice) == 10_000
 
 
+def test_a_batch_that_no_document_can_hold_is_refused_as_a_whole(alice: str, bob: str) -> None:
+    too_large = [wish(alice, bob), {"code": "x" * 17 * 2**20}]
+    with pytest.raises(PayloadTooLarge):
+        batches.start_batch(sender_id=alice, wishes=too_large, key=KEY)
+    assert collection(TransferBatch).count_documents({}) == 0
+    assert transactions({}) == []
+
+
 def test_a_database_that_goes_away_is_told_and_the_repeat_finishes(
     alice: str, bob: str, settings: LazySettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -367,24 +376,6 @@ def test_a_database_that_goes_away_is_told_and_the_repeat_finishes(
     again = begin(alice, bob)
     assert (again.replayed, len(again.transactions)) == (True, 4)
     assert again.row["_id"] in told.value.detail
-
-
-# --- What it costs ----------------------------------------------------------------------------------------
-
-
-def test_the_queries_of_a_batch_use_their_indexes(alice: str, bob: str) -> None:
-    """Each looks at what it returns and at nothing else."""
-    batch_id = begin(alice, bob).row["_id"]
-    for n in range(20):
-        begin(alice, bob, Key(f"k{n}", ""))
-    queries = [
-        (Transaction, {"batch_id": batch_id}, 4),
-        (TransferBatch, {"sender_id": alice, "idempotency_key": selectors._indexed("k7")}, 1),
-        (TransferBatch, {"due_at": {"$lte": clock.now()}}, 0),
-    ]
-    for document, query, count in queries:
-        stats = collection(document).find(query).explain()["executionStats"]
-        assert stats["totalDocsExamined"] == stats["nReturned"] == count, query
 
 
 def test_rows_are_written_as_a_single_request_writes_them(alice: str, bob: str) -> None:
