@@ -22,10 +22,13 @@ from pymongo.errors import BulkWriteError
 
 from payflow import clock
 from payflow.crashpoints import crash_point
+from payflow.errors import Transient
 from payflow.events import Event, EventType
 from payflow.mongodb import DUPLICATE_KEY_CODE, collection, unavailable_is_transient
 from transfers.documents import Kind, Notice, NoticeStatus
 
+REMOVED_MAX = 1_000
+REMOVING_ROUNDS_MAX = 20
 Row = dict[str, Any]
 
 
@@ -88,9 +91,30 @@ def _insert(rows: Sequence[Row], *, lasting: bool) -> None:
     Those of transactions need not be on disk at once: were they lost, so would be, with all that was written
     later, that their transactions have left recovery's list.
     """
-    with unavailable_is_transient():
-        try:
+    try:
+        with unavailable_is_transient():
             collection(Notice, lasting=lasting).insert_many(rows, ordered=False)
-        except BulkWriteError as error:
-            if any(fault["code"] != DUPLICATE_KEY_CODE for fault in error.details["writeErrors"]):
-                raise
+    except BulkWriteError as error:
+        faults = error.details.get("writeErrors", [])
+        if error.details.get("writeConcernErrors") or any(f["code"] != DUPLICATE_KEY_CODE for f in faults):
+            raise Transient("The notices could not be written. Try again shortly.") from error
+
+
+def remove_old() -> int:
+    """Remove what ended longer than NOTIFICATIONS_RETENTION_DAYS ago, in bounded steps; return how many.
+
+    Nobody announces such old events any more, so none is written down anew. Raises Transient.
+    """
+    before = clock.after(clock.now(), -settings.NOTIFICATIONS_RETENTION_DAYS * 86_400)
+    target, removed = collection(Notice), 0
+    for _ in range(REMOVING_ROUNDS_MAX):
+        with unavailable_is_transient():
+            rows = target.find({"finished_at": {"$lt": before}}, {"_id": 1}).limit(REMOVED_MAX)
+            ids = [row["_id"] for row in rows]
+            if ids:
+                # One that staff has just had tried anew stays.
+                query = {"_id": {"$in": ids}, "finished_at": {"$lt": before}}
+                removed += target.delete_many(query).deleted_count
+        if len(ids) < REMOVED_MAX:
+            break
+    return removed
