@@ -18,13 +18,11 @@ from datetime import datetime
 from typing import Any
 
 from django.conf import settings
-from pymongo.errors import BulkWriteError
 
 from payflow import clock
 from payflow.crashpoints import crash_point
-from payflow.errors import Transient
 from payflow.events import Event, EventType
-from payflow.mongodb import DUPLICATE_KEY_CODE, collection, unavailable_is_transient
+from payflow.mongodb import collection, insert_missing, unavailable_is_transient
 from transfers.documents import Kind, Notice, NoticeStatus
 
 REMOVED_MAX = 1_000
@@ -91,13 +89,7 @@ def _insert(rows: Sequence[Row], *, lasting: bool) -> None:
     Those of transactions need not be on disk at once: were they lost, so would be, with all that was written
     later, that their transactions have left recovery's list.
     """
-    try:
-        with unavailable_is_transient():
-            collection(Notice, lasting=lasting).insert_many(rows, ordered=False)
-    except BulkWriteError as error:
-        faults = error.details.get("writeErrors", [])
-        if error.details.get("writeConcernErrors") or any(f["code"] != DUPLICATE_KEY_CODE for f in faults):
-            raise Transient("The notices could not be written. Try again shortly.") from error
+    insert_missing(collection(Notice, lasting=lasting), rows)
 
 
 def remove_old() -> int:
