@@ -12,8 +12,10 @@ from payflow import clock, health
 from payflow.mongodb import collection
 from tests.api.client import Api, Party, assert_problem, facts
 from tests.transfers import world
+from tests.webhooks import hooks
 from transfers.documents import Notice
 from wallets import selectors
+from webhooks.documents import Delivery
 
 HEALTHY = {"status": "ok", "dependencies": {"mongodb": "up", "redis": "up"}}
 READY = {"status": "ok", "dependencies": {"mongodb": "up"}}
@@ -43,6 +45,7 @@ def test_healthy_while_every_dependency_answers(anyone: Api) -> None:
     reports = {
         "saga": {"status": "up", "queue_age_seconds": 0.0},
         "notifications": {"status": "up", "overdue_seconds": 0.0},
+        "webhooks": {"status": "up", "queue_age_seconds": 0.0},
     }
     assert (response.status_code, response.json()) == (200, HEALTHY | reports)
     assert "Retry-After" not in response
@@ -79,6 +82,18 @@ def test_degraded_but_serving_while_mails_wait(
     settings.NOTIFICATIONS_ENABLED = False
     body = anyone.get("/health").json()
     assert (body["status"], body["notifications"]) == ("ok", {"status": "off"})
+
+
+def test_degraded_but_serving_while_nobody_looks_at_new_deliveries(anyone: Api) -> None:
+    subscription_id = hooks.subscribe()
+    hooks.one_event(subscription_id)
+    assert anyone.get("/health").json()["webhooks"]["status"] == "up"
+    collection(Delivery).update_one({}, {"$set": {"created_at": clock.after(clock.now(), -60)}})
+    body = anyone.get("/health").json()
+    assert (body["status"], body["webhooks"]["status"]) == ("degraded", "stalled")
+    assert body["webhooks"]["queue_age_seconds"] >= 60
+    hooks.place(subscription_id)
+    assert anyone.get("/health").json()["status"] == "ok"
 
 
 @pytest.mark.parametrize("down", ["mongodb", "redis"])
