@@ -5,15 +5,23 @@ Every client writes with `w=majority, j=true`: what was acknowledged is on disk.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import mongoengine
 from django.conf import settings
 from django.utils.module_loading import autodiscover_modules
 from pymongo import WriteConcern
 from pymongo.collection import Collection
-from pymongo.errors import AutoReconnect, ExecutionTimeout, NetworkTimeout, PyMongoError, WTimeoutError
+from pymongo.errors import (
+    AutoReconnect,
+    BulkWriteError,
+    ExecutionTimeout,
+    NetworkTimeout,
+    PyMongoError,
+    WTimeoutError,
+)
 from pymongo.errors import ServerSelectionTimeoutError as SelectionTimeout
 
 from payflow.errors import Transient
@@ -71,6 +79,18 @@ def unavailable_is_transient(
         yield
     except UNAVAILABLE as error:
         raise Transient(detail) from error
+
+
+def insert_missing(target: Collection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert the rows whose keys are not there yet; those that are stay. Raises Transient."""
+    try:
+        with unavailable_is_transient():
+            target.insert_many(rows, ordered=False)
+    except BulkWriteError as error:
+        faults = error.details.get("writeErrors", [])
+        # A write that was not confirmed may be rolled back, even beside one that was refused as a duplicate.
+        if error.details.get("writeConcernErrors") or any(f["code"] != DUPLICATE_KEY_CODE for f in faults):
+            raise Transient("The database could not confirm a write. Try again shortly.") from error
 
 
 def ping() -> None:

@@ -1,4 +1,4 @@
-"""Start-up of the transfers app: tells health how the saga gets on."""
+"""Start-up of the transfers app: tells health how the saga and the e-mails get on."""
 
 from __future__ import annotations
 
@@ -16,3 +16,4 @@ class TransfersConfig(AppConfig):
     def ready(self) -> None:
         """Run once per process."""
         health.REPORTS["saga"] = selectors.report_saga
+        health.REPORTS["notifications"] = selectors.report_notices

@@ -188,6 +188,8 @@ class Notice(Document):
                 "fields": ["status", "-id"],
                 "partialFilterExpression": {"status": {"$in": ["FAILED", "UNKNOWN"]}},
             },
+            # What has ended long ago and may go. Sparse: what is to be sent is not in it.
+            {"fields": ["finished_at"], "sparse": True},
         ],
     }
 

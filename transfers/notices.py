@@ -18,14 +18,15 @@ from datetime import datetime
 from typing import Any
 
 from django.conf import settings
-from pymongo.errors import BulkWriteError
 
 from payflow import clock
 from payflow.crashpoints import crash_point
 from payflow.events import Event, EventType
-from payflow.mongodb import DUPLICATE_KEY_CODE, collection, unavailable_is_transient
+from payflow.mongodb import collection, insert_missing, unavailable_is_transient
 from transfers.documents import Kind, Notice, NoticeStatus
 
+REMOVED_MAX = 1_000
+REMOVING_ROUNDS_MAX = 20
 Row = dict[str, Any]
 
 
@@ -88,9 +89,24 @@ def _insert(rows: Sequence[Row], *, lasting: bool) -> None:
     Those of transactions need not be on disk at once: were they lost, so would be, with all that was written
     later, that their transactions have left recovery's list.
     """
-    with unavailable_is_transient():
-        try:
-            collection(Notice, lasting=lasting).insert_many(rows, ordered=False)
-        except BulkWriteError as error:
-            if any(fault["code"] != DUPLICATE_KEY_CODE for fault in error.details["writeErrors"]):
-                raise
+    insert_missing(collection(Notice, lasting=lasting), rows)
+
+
+def remove_old() -> int:
+    """Remove what ended longer than NOTIFICATIONS_RETENTION_DAYS ago, in bounded steps; return how many.
+
+    Nobody announces such old events any more, so none is written down anew. Raises Transient.
+    """
+    before = clock.after(clock.now(), -settings.NOTIFICATIONS_RETENTION_DAYS * 86_400)
+    target, removed = collection(Notice), 0
+    for _ in range(REMOVING_ROUNDS_MAX):
+        with unavailable_is_transient():
+            rows = target.find({"finished_at": {"$lt": before}}, {"_id": 1}).limit(REMOVED_MAX)
+            ids = [row["_id"] for row in rows]
+            if ids:
+                # One that staff has just had tried anew stays.
+                query = {"_id": {"$in": ids}, "finished_at": {"$lt": before}}
+                removed += target.delete_many(query).deleted_count
+        if len(ids) < REMOVED_MAX:
+            break
+    return removed

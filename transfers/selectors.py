@@ -184,6 +184,19 @@ def find_notice(*, notice_id: str) -> dict[str, Any] | None:
         return collection(Notice).find_one({"_id": notice_id})
 
 
+def report_notices() -> Report:
+    """Say how long the e-mail that is due longest has waited. Reads one row of the sparse work list."""
+    if not settings.NOTIFICATIONS_ENABLED:
+        return Report(is_well=True, facts={"status": "off"})
+    with unavailable_is_transient():
+        found = collection(Notice).find({"next_attempt_at": {"$exists": True}}, {"next_attempt_at": 1})
+        rows = list(found.sort("next_attempt_at", 1).limit(1).max_time_ms(QUERY_TIME_MS_MAX))
+    overdue_seconds = (clock.now() - rows[0]["next_attempt_at"]).total_seconds() if rows else 0.0
+    is_well = overdue_seconds < settings.NOTIFICATIONS_OVERDUE_SECONDS_MAX
+    facts = {"status": "up" if is_well else "behind", "overdue_seconds": round(max(0.0, overdue_seconds), 3)}
+    return Report(is_well, facts)
+
+
 def report_saga() -> Report:
     """Say how long the oldest transaction or batch that has not ended has been under way.
 

@@ -154,13 +154,19 @@ def send_notices() -> None:
     postman.send_due()
 
 
+@shared_task(name="notifications.remove_old")
+def remove_old_notices() -> None:
+    """Beat's task: remove what nobody asks about any more."""
+    notices.remove_old()
+
+
 @shared_task(name="notifications.webhook_disabled", **RETRY)
 def webhook_disabled(subscription_id: str) -> None:
     """Write down that the owner of an endpoint is to be told, which ends the asking for it."""
     notice = circuit.owner_notice(subscription_id=subscription_id)
     if notice is not None:
         notices.write_down_disabled(subscription_id=subscription_id, **asdict(notice))
-        circuit.owner_told(subscription_id=subscription_id)
+        circuit.owner_told(subscription_id=subscription_id, since=notice.since)
 
 
 def _hand_on(task: Task, transaction_ids: list[str]) -> list[str]:

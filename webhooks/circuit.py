@@ -185,8 +185,8 @@ def owner_notice(*, subscription_id: str) -> OwnerNotice | None:
     return OwnerNotice(row["user_id"], row["url"], row["owner_notice"], row["disabled_at"])
 
 
-def owner_told(*, subscription_id: str) -> None:
-    """End the telling: the owner knows."""
+def owner_told(*, subscription_id: str, since: datetime) -> None:
+    """End the telling: the owner knows that the endpoint was disabled then."""
     with unavailable_is_transient():
         change = {"$unset": {"owner_notice": "", "owner_notice_at": ""}}
-        collection(Subscription).update_one({"_id": subscription_id}, change)
+        collection(Subscription).update_one({"_id": subscription_id, "disabled_at": since}, change)

@@ -125,10 +125,10 @@ class Delivery(Document):
                 "unique": True,
                 "partialFilterExpression": {"sequence": {"$type": "long"}},
             },
-            # What has no place yet, oldest first. Only the new ones are in it.
+            # What has no place yet, in the order of the events. Only the new ones are in it.
             {
-                "fields": ["subscription_id", "created_at"],
-                "name": "unplaced",
+                "fields": ["subscription_id", "id"],
+                "name": "without_place",
                 "partialFilterExpression": {"sequence": None, "status": "PENDING"},
             },
             # What is due: endpoint by endpoint, the longest due first. What has ended is not in it.

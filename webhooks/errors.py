@@ -31,6 +31,15 @@ class WebhookDisabled(Refused):
     advice = "Enable it with `PATCH /webhooks/{id}` and `is_active` true once it answers again."
 
 
+class DisabledByStaff(Refused):
+    """What staff have disabled only staff enable."""
+
+    code = "webhook_disabled_by_staff"
+    status = 409
+    title = "Webhook disabled by staff"
+    advice = "Ask support why, and to enable it again."
+
+
 class DeliveryPending(Refused):
     """The delivery is on its way already."""
 

@@ -20,13 +20,11 @@ from datetime import datetime
 from itertools import islice
 from typing import Any
 
-from pymongo.errors import BulkWriteError
-
 from payflow import clock
 from payflow.crashpoints import crash_point
 from payflow.events import Event, EventType
 from payflow.ids import new_id
-from payflow.mongodb import DUPLICATE_KEY_CODE, collection, unavailable_is_transient
+from payflow.mongodb import collection, insert_missing, unavailable_is_transient
 from webhooks import nudge
 from webhooks.documents import Delivery, DeliveryStatus, DisabledBecause, Subscription
 
@@ -151,10 +149,5 @@ def _insert(rows: Iterator[Row]) -> None:
     """
     target = collection(Delivery, lasting=False)
     while batch := list(islice(rows, INSERT_MAX)):
-        try:
-            with unavailable_is_transient():
-                target.insert_many(batch, ordered=False)
-        except BulkWriteError as error:
-            if any(each["code"] != DUPLICATE_KEY_CODE for each in error.details["writeErrors"]):
-                raise
+        insert_missing(target, batch)
         crash_point("fanout.inserted")

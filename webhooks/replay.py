@@ -11,8 +11,9 @@ from typing import Any
 
 from payflow import clock
 from payflow.mongodb import collection, unavailable_is_transient
-from webhooks import nudge
+from webhooks import nudge, selectors
 from webhooks.documents import Delivery, DeliveryStatus
+from webhooks.errors import WebhookDisabled
 
 ENDED = (DeliveryStatus.DELIVERED.value, DeliveryStatus.DEAD.value)
 REPLAY_MAX = 1_000
@@ -34,8 +35,11 @@ def replay_dead(
 ) -> tuple[int, bool]:
     """Send a subscription's dead letters again whose events were recorded from `since` until before `until`.
 
-    The oldest first, at most `limit`; return how many, and whether there may be more. Raises Transient.
+    The oldest first, at most `limit`; return how many, and whether there may be more. Raises WebhookDisabled,
+    Transient.
     """
+    if not selectors.is_active(subscription_id=subscription_id):
+        raise WebhookDisabled("This webhook is disabled, or no more: its dead letters stay as they are.")
     query = {
         "subscription_id": subscription_id,
         "status": DeliveryStatus.DEAD.value,

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
+from payflow import clock
+from payflow.health import Report
 from payflow.mongodb import collection, unavailable_is_transient
 from webhooks.documents import Delivery, DeliveryStatus, Subscription
 from webhooks.errors import DeliveryNotFound, WebhookNotFound
 
 QUERY_MS_MAX = 2_000
+# A worker that runs gives every new delivery its place within seconds.
+QUEUE_AGE_SECONDS_MAX = 60.0
+REPORTED_ENDPOINTS_MAX = 50
 _NEWEST_FIRST = [("_id", -1)]
+
+
+class Waiting(StrEnum):
+    """What a delivery waits for, by the name of the index that has those that do."""
+
+    DUE = "due"
+    WITHOUT_PLACE = "without_place"
 
 
 def get_subscription(*, user_id: str, webhook_id: str) -> Subscription:
@@ -80,3 +94,40 @@ def is_active(*, subscription_id: str) -> bool:
     with unavailable_is_transient():
         row = collection(Subscription).find_one({"_id": subscription_id}, {"is_active": 1})
     return bool(row and row["is_active"])
+
+
+def first_waiting(waiting: Waiting, *, now: datetime, after_id: str, limit: int) -> dict[str, datetime]:
+    """Return up to `limit` endpoints beyond an id, with the time since when the first delivery of each waits.
+
+    One seek in an index for each, however many deliveries it has. Raises Transient.
+    """
+    query: dict[str, Any] = {"status": DeliveryStatus.PENDING.value}
+    if waiting is Waiting.DUE:
+        query["next_attempt_at"], since, order = {"$lte": now}, "next_attempt_at", "next_attempt_at"
+    else:
+        query["sequence"], since, order = None, "created_at", "_id"
+    wanted = {"_id": 0, "subscription_id": 1, since: 1}
+    found: dict[str, datetime] = {}
+    for _ in range(limit):
+        query["subscription_id"] = {"$gt": after_id}
+        with unavailable_is_transient():
+            cursor = collection(Delivery).find(query, wanted, hint=waiting.value)
+            row = next(cursor.sort([("subscription_id", 1), (order, 1)]).limit(1), None)
+        if row is None:
+            break
+        after_id = row["subscription_id"]
+        found[after_id] = row[since]
+    return found
+
+
+def report_webhooks() -> Report:
+    """Say how long new deliveries have waited to be seen by the worker: while it is away, it grows.
+
+    Looks at a few endpoints; those without anything new cost nothing. Raises Transient.
+    """
+    now = clock.now()
+    since = first_waiting(Waiting.WITHOUT_PLACE, now=now, after_id="", limit=REPORTED_ENDPOINTS_MAX)
+    age_seconds = (now - min(since.values(), default=now)).total_seconds()
+    is_well = age_seconds < QUEUE_AGE_SECONDS_MAX
+    facts = {"status": "up" if is_well else "stalled", "queue_age_seconds": round(max(0.0, age_seconds), 3)}
+    return Report(is_well, facts)

@@ -58,7 +58,7 @@ def last_sequence(*, subscription_id: str) -> int:
 
 
 def in_order(rows: list[Row]) -> list[Row]:
-    """Return rows as they were created, but each transaction's among themselves in the order of its life.
+    """Return rows as they came, but each transaction's among themselves in the order of its life.
 
     Only clocks that disagree make a difference: one step's worker may think it earlier than the last one's.
     """
@@ -81,8 +81,8 @@ def _unplaced(subscription_id: str, limit: int) -> list[Row]:
     query = {"subscription_id": subscription_id, "sequence": None, "status": DeliveryStatus.PENDING.value}
     wanted = {"transaction_id": 1, "event_type": 1}
     with unavailable_is_transient():
-        # Those of one fan-out share their time, and the index then has them as they were inserted.
-        return list(collection(Delivery).find(query, wanted).sort("created_at", 1).limit(limit))
+        # Ids begin with the event's time and its rank: whoever looks, and however few, begins with the same.
+        return list(collection(Delivery).find(query, wanted).sort("_id", 1).limit(limit))
 
 
 def _put(delivery_id: str, number: int, now: datetime, *, lasting: bool) -> int:

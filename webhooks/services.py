@@ -23,7 +23,7 @@ from payflow.ids import new_id
 from payflow.mongodb import collection, unavailable_is_transient
 from webhooks import addresses, nudge, secrets
 from webhooks.documents import Delivery, DeliveryStatus, DisabledBecause, Subscription
-from webhooks.errors import WebhookLimit, WebhookNotFound
+from webhooks.errors import DisabledByStaff, SealBroken, WebhookLimit, WebhookNotFound
 
 logger = logging.getLogger(__name__)
 # A place that somebody else took first is looked for again; each failure means that somebody succeeded.
@@ -91,10 +91,10 @@ def change_subscription(
     is_active: bool | None = None,
     by: DisabledBecause = DisabledBecause.OWNER,
 ) -> Subscription:
-    """Change what is given. Raises WebhookNotFound, UrlRefused, Transient.
+    """Change what is given. Raises WebhookNotFound, DisabledByStaff, UrlRefused, Transient.
 
     To enable an endpoint, or to change its URL, forgets its failures: it gets a new chance, and what waits
-    for it is tried at once, by the worker.
+    for it is tried at once, by the worker. While staff have it disabled only they say whether it is active.
     """
     if url is not None:
         addresses.check_url(url, addresses.current_policy())
@@ -114,7 +114,10 @@ def change_subscription(
         to_set |= {"is_active": False, "disabled_because": by.value}
         to_unset |= dict.fromkeys(("owner_notice", "owner_notice_at"), "")
     update = {"$set": to_set, **({"$unset": to_unset} if to_unset else {})}
-    changed = _update(user_id, webhook_id, update)
+    if is_active is not None and by is not DisabledBecause.STAFF:
+        changed = _update(user_id, webhook_id, update, disabled_because={"$ne": DisabledBecause.STAFF.value})
+    else:
+        changed = _update(user_id, webhook_id, update)
     if "fresh_since" in to_set:
         nudge.nudge([webhook_id])
     return changed
@@ -151,12 +154,15 @@ def _rotated(new: dict[str, Any], now: datetime, until: datetime) -> dict[str, A
     return {"$slice": [{"$concatArrays": [[{"$literal": new}], ending]}, secrets.SECRETS_MAX]}
 
 
-def _update(user_id: str, webhook_id: str, update: Any) -> Subscription:
+def _update(user_id: str, webhook_id: str, update: Any, **requiring: Any) -> Subscription:
+    """Change a user's own subscription. Raises WebhookNotFound; DisabledByStaff where `requiring` fails."""
     owned = {"_id": webhook_id, "user_id": user_id}
     with unavailable_is_transient():
         row = collection(Subscription).find_one_and_update(
-            owned, update, return_document=ReturnDocument.AFTER
+            {**owned, **requiring}, update, return_document=ReturnDocument.AFTER
         )
+        if row is None and requiring and collection(Subscription).find_one(owned, {"_id": 1}):
+            raise DisabledByStaff("Staff have disabled this webhook.")
     if row is None:
         raise WebhookNotFound("You have no such webhook.")
     return Subscription._from_son(row)
@@ -201,15 +207,16 @@ def set_active(*, subscription_id: str, is_active: bool) -> Subscription:
     )
 
 
-def reseal_secrets(*, after_id: str, limit: int) -> tuple[str | None, int]:
+def reseal_secrets(*, after_id: str, limit: int) -> tuple[str | None, int, list[str]]:
     """Have up to `limit` subscriptions' secrets sealed by the first key, expired ones dropped.
 
-    Returns where to go on from, None at the end, and how many were sealed anew. One that was rotated
-    meanwhile is left alone: its new secret is sealed by the first key. Raises SealBroken, Transient.
+    Returns where to go on from, None at the end; how many were sealed anew; and those whose secrets no key
+    opens, which stay as they are. One that was rotated meanwhile is left alone: its new secret is sealed by
+    the first key. Raises Transient.
     """
     now = clock.now()
     subscriptions = collection(Subscription)
-    resealed = 0
+    resealed, broken = 0, []
     with unavailable_is_transient():
         rows = list(
             subscriptions.find({"_id": {"$gt": after_id}}, {"secrets": 1}).sort("_id", 1).limit(limit)
@@ -217,10 +224,14 @@ def reseal_secrets(*, after_id: str, limit: int) -> tuple[str | None, int]:
         for row in rows:
             if all(secrets.is_sealed_by_first_key(each["sealed"]) for each in row["secrets"]):
                 continue
-            fresh = secrets.resealed(row["secrets"], now=now)
+            try:
+                fresh = secrets.resealed(row["secrets"], now=now)
+            except SealBroken:
+                broken.append(row["_id"])
+                continue
             seen = {"_id": row["_id"], "secrets": row["secrets"]}
             resealed += subscriptions.update_one(seen, {"$set": {"secrets": fresh}}).modified_count
-    return (rows[-1]["_id"] if len(rows) == limit else None), resealed
+    return (rows[-1]["_id"] if len(rows) == limit else None), resealed, broken
 
 
 def count_sealed_by_first_key() -> tuple[int, int]:

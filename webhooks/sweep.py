@@ -18,9 +18,10 @@ from kombu.exceptions import OperationalError
 
 from payflow import clock, metrics
 from payflow.mongodb import collection, unavailable_is_transient
-from webhooks import circuit, nudge
+from webhooks import circuit, nudge, selectors
 from webhooks.circuit import Gate
 from webhooks.documents import Delivery, DeliveryStatus, Subscription
+from webhooks.selectors import Waiting
 
 logger = logging.getLogger(__name__)
 ENDPOINTS_MAX = 500
@@ -31,15 +32,14 @@ ROUNDS_MAX = 20
 TELL_OWNER_TASK = "notifications.webhook_disabled"
 _PENDING = {"status": DeliveryStatus.PENDING.value}
 # Where the sweeps of this process stopped; one that begins anew loses nothing.
-_go_on_after = {"due": "", "unplaced": ""}
+_go_on_after: dict[Waiting, str] = {}
 Row = dict[str, Any]
 
 
 def sweep() -> int:
     """Nudge endpoints that have something to do, up to ENDPOINTS_MAX; return how many. Raises Transient."""
     now = clock.now()
-    due = _endpoints("due", {**_PENDING, "next_attempt_at": {"$lte": now}}, "next_attempt_at")
-    unplaced = _endpoints("unplaced", {**_PENDING, "sequence": None}, "created_at")
+    due, unplaced = _endpoints(Waiting.DUE, now), _endpoints(Waiting.WITHOUT_PLACE, now)
     subscriptions = _subscriptions(due.keys() | unplaced.keys())
     ready = dict.fromkeys([*unplaced, *_with_a_new_chance(now)])
     waiting_since = list(unplaced.values())
@@ -68,21 +68,12 @@ def _with_a_new_chance(now: datetime) -> list[str]:
         return [row["_id"] for row in rows]
 
 
-def _endpoints(index: str, query: Row, since: str) -> dict[str, datetime]:
-    """Return endpoints with the time of their first delivery in the index, one seek each."""
-    found: dict[str, datetime] = {}
-    wanted = {"_id": 0, "subscription_id": 1, since: 1}
-    last, sort = _go_on_after[index], [("subscription_id", 1), (since, 1)]
-    for _ in range(ENDPOINTS_MAX):
-        after = {**query, "subscription_id": {"$gt": last}}
-        with unavailable_is_transient():
-            row = collection(Delivery).find_one(after, wanted, sort=sort, hint=index)
-        if row is None:
-            last = ""
-            break
-        last = row["subscription_id"]
-        found[last] = row[since]
-    _go_on_after[index] = last
+def _endpoints(waiting: Waiting, now: datetime) -> dict[str, datetime]:
+    """Return the next endpoints with something waiting; after the last one comes the first."""
+    found = selectors.first_waiting(
+        waiting, now=now, after_id=_go_on_after.get(waiting, ""), limit=ENDPOINTS_MAX
+    )
+    _go_on_after[waiting] = next(reversed(found)) if len(found) == ENDPOINTS_MAX else ""
     return found
 
 

@@ -8,10 +8,14 @@ from typing import Any
 import pytest
 from django.conf import LazySettings
 
-from payflow import health
+from payflow import clock, health
+from payflow.mongodb import collection
 from tests.api.client import Api, Party, assert_problem, facts
 from tests.transfers import world
+from tests.webhooks import hooks
+from transfers.documents import Notice
 from wallets import selectors
+from webhooks.documents import Delivery
 
 HEALTHY = {"status": "ok", "dependencies": {"mongodb": "up", "redis": "up"}}
 READY = {"status": "ok", "dependencies": {"mongodb": "up"}}
@@ -38,8 +42,12 @@ def test_the_root_refuses_a_host_that_is_not_ours(anyone: Api, host: str) -> Non
 
 def test_healthy_while_every_dependency_answers(anyone: Api) -> None:
     response = anyone.get("/health")
-    saga = {"saga": {"status": "up", "queue_age_seconds": 0.0}}
-    assert (response.status_code, response.json()) == (200, HEALTHY | saga)
+    reports = {
+        "saga": {"status": "up", "queue_age_seconds": 0.0},
+        "notifications": {"status": "up", "overdue_seconds": 0.0},
+        "webhooks": {"status": "up", "queue_age_seconds": 0.0},
+    }
+    assert (response.status_code, response.json()) == (200, HEALTHY | reports)
     assert "Retry-After" not in response
 
 
@@ -59,6 +67,33 @@ def test_degraded_but_serving_while_no_worker_takes_what_waits(anyone: Api, anna
     assert (response.status_code, body["status"], body["saga"]["status"]) == (200, "degraded", "stalled")
     assert body["saga"]["queue_age_seconds"] >= 60
     assert anyone.get("/health/ready").json() == READY
+
+
+def test_degraded_but_serving_while_mails_wait(
+    anyone: Api, anna: Party, bob: Party, settings: LazySettings
+) -> None:
+    world.play(anna.api.post_json("/transactions", {"receiver_id": bob.id, "amount": "1.00"}).json()["id"])
+    assert anyone.get("/health").json()["notifications"]["status"] == "up"
+    long_ago = clock.after(clock.now(), -settings.NOTIFICATIONS_OVERDUE_SECONDS_MAX)
+    collection(Notice).update_one({}, {"$set": {"next_attempt_at": long_ago}})
+    body = anyone.get("/health").json()
+    assert (body["status"], body["notifications"]["status"]) == ("degraded", "behind")
+    assert body["notifications"]["overdue_seconds"] >= settings.NOTIFICATIONS_OVERDUE_SECONDS_MAX
+    settings.NOTIFICATIONS_ENABLED = False
+    body = anyone.get("/health").json()
+    assert (body["status"], body["notifications"]) == ("ok", {"status": "off"})
+
+
+def test_degraded_but_serving_while_nobody_looks_at_new_deliveries(anyone: Api) -> None:
+    subscription_id = hooks.subscribe()
+    hooks.one_event(subscription_id)
+    assert anyone.get("/health").json()["webhooks"]["status"] == "up"
+    collection(Delivery).update_one({}, {"$set": {"created_at": clock.after(clock.now(), -60)}})
+    body = anyone.get("/health").json()
+    assert (body["status"], body["webhooks"]["status"]) == ("degraded", "stalled")
+    assert body["webhooks"]["queue_age_seconds"] >= 60
+    hooks.place(subscription_id)
+    assert anyone.get("/health").json()["status"] == "ok"
 
 
 @pytest.mark.parametrize("down", ["mongodb", "redis"])

@@ -16,6 +16,7 @@ from payflow import clock
 from payflow.events import Event, EventType
 from payflow.mongodb import collection
 from tests.api.client import Party, assert_problem, nothing_changes
+from tests.webhooks import hooks
 from webhooks import addresses, fanout, sequencing
 from webhooks.documents import Delivery, Subscription
 
@@ -242,6 +243,7 @@ def test_a_deleted_webhook_is_gone(anna: Party) -> None:
     assert anna.api.delete(f"/webhooks/{mine['id']}").status_code == 204
     assert_problem(anna.api.get(f"/webhooks/{mine['id']}"), 404, "not_found")
     assert_problem(anna.api.delete(f"/webhooks/{mine['id']}"), 404, "not_found")
+    hooks.work(mine["id"])
     assert collection(Delivery).count_documents({}) == 0
 
 

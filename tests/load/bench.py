@@ -135,8 +135,7 @@ def _on_a_stack(
 ) -> tuple[dict[str, Any], float]:
     """Measure and audit a part over HTTP; return what was found, and the memory of the supervisor."""
     flower_port = None if options.no_flower else free_port()
-    # Mails are sent at a pace of their own, whatever the load; here they would only add noise.
-    stack = Stack(folder, free_port(), flower_port, free_port(), {"NOTIFICATIONS_ENABLED": "false"})
+    stack = Stack(folder, free_port(), flower_port, free_port())
     console.print(f"{part.capitalize()}: a stack of its own")
     with stack:
         # What supervises the stack belongs to it; this process is as large as `make run`'s.

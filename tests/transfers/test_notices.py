@@ -9,11 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.conf import LazySettings
+from pymongo.errors import BulkWriteError
 
+from payflow import clock
+from payflow.celery import app
+from payflow.errors import Transient
 from payflow.mongodb import collection
 from tests.transfers import world
 from tests.transfers.workers import prefork_worker
-from transfers import inbox, moves, notice_texts, postman, recovery, tasks
+from transfers import inbox, moves, notice_texts, notices, postman, recovery, tasks
 from transfers.documents import Kind, Notice
 
 LINK = "https://payflow.example/auth/unsubscribe?token=a%3Ab"
@@ -69,6 +74,55 @@ def test_a_kill_around_the_writing_loses_and_doubles_nothing(
     postman.send_due()
     assert written() == {("TRANSFER_SENT", alice), ("TRANSFER_RECEIVED", bob)}
     assert [row["attempt_count"] for row in collection(Notice).find()] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    "details",
+    [
+        {
+            "writeErrors": [],
+            "writeConcernErrors": [{"code": 64, "errmsg": "timed out"}],
+        },
+        {
+            "writeErrors": [{"index": 0, "code": 189, "errmsg": "stepped down"}],
+            "writeConcernErrors": [],
+        },
+    ],
+    ids=["not lasting", "not written"],
+)
+def test_a_write_that_may_not_last_is_done_again(
+    details: dict[str, Any], alice: str, bob: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a replica set says when it loses its primary; the transaction stays on recovery's list."""
+
+    class Unsure:
+        def insert_many(self, rows: list, *, ordered: bool) -> None:
+            raise BulkWriteError(details)
+
+    transaction = world.start(alice, bob, 100)
+    with monkeypatch.context() as patched:
+        patched.setattr(notices, "collection", lambda *_, **__: Unsure())
+        with pytest.raises(Transient):
+            world.play(transaction)
+    assert "due_at" in world.row_of(transaction)
+    world.make_due(transaction)
+    recovery.recover_stalled()
+    assert written() == {("TRANSFER_SENT", alice), ("TRANSFER_RECEIVED", bob)}
+
+
+def test_what_ended_long_ago_is_removed(
+    alice: str, bob: str, settings: LazySettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notices, "REMOVED_MAX", 2)
+    world.play(*[world.start(alice, bob, 100) for _ in range(4)])
+    everything = [row["_id"] for row in collection(Notice).find().sort("_id", 1)]
+    old, recent = (clock.after(clock.now(), -86_400 * days) for days in (8, 6))
+    settings.NOTIFICATIONS_RETENTION_DAYS = 7
+    for ids, at in ((everything[:5], old), (everything[5:7], recent)):
+        collection(Notice).update_many({"_id": {"$in": ids}}, {"$set": {"finished_at": at}})
+    app.tasks[settings.CELERY_BEAT_SCHEDULE["remove-old-notifications"]["task"]]()
+    assert [row["_id"] for row in collection(Notice).find().sort("_id", 1)] == everything[5:]
+    assert notices.remove_old() == 0
 
 
 # --- What they say ------------------------------------------------------------------------------------------

@@ -183,6 +183,29 @@ def test_the_next_try_comes_later_each_time_and_within_a_day() -> None:
     assert postman.next_try_seconds(1, 1.0) == pytest.approx(33.0)
 
 
+@pytest.mark.parametrize(
+    ("every_seconds", "recipients", "given"),
+    [(600.0, [], 6), (0.0, [], 2), (600.0, ["450 busy"] * 6, 0)],
+    ids=["while there is time", "a batch at least", "not while nothing gets through"],
+)
+def test_a_tick_goes_on_while_there_is_work(
+    every_seconds: float,
+    recipients: list[str],
+    given: int,
+    sink: Sink,
+    alice: str,
+    bob: str,
+    settings: LazySettings,
+) -> None:
+    settings.NOTIFICATIONS_BATCH_MAX, settings.NOTIFICATIONS_EVERY_SECONDS = 2, every_seconds
+    settings.NOTIFICATIONS_TICK_SECONDS_MAX = 600.0
+    world.play(*[world.start(alice, bob, 1) for _ in range(3)])
+    sink.rcpt = [*recipients]
+    postman.send_due()
+    assert len(sink.mails) == given
+    assert len([notice for notice in stored() if notice.get("attempt_count")]) == max(given, 2)
+
+
 # --- Who gets none ----------------------------------------------------------------------------------------
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from django.conf import LazySettings
 
-from ledger import posting
 from payflow import clock, mongodb, redisdb
 from payflow.errors import Transient
 from payflow.mongodb import collection
@@ -19,7 +18,6 @@ from transfers import recovery, saga
 from transfers.documents import Transaction
 from transfers.recovery import Report
 from transfers.states import Status
-from wallets import services as wallet_services
 
 
 @pytest.fixture
@@ -251,35 +249,6 @@ def test_one_whose_wallet_is_always_busy_stops_no_other_and_is_flagged_in_time(
     assert world.statuses(transactions) == {"COMPLETED": 8}
     world.make_due(busy)
     assert recovery.recover_stalled() == Report(driven=0, flagged=1, undriven=1)
-
-
-def test_tells_of_refunds_that_it_cannot_make_and_only_of_those(
-    alice: str, bob: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The first to fail may have died, or lost its message, before it told."""
-    fine, stuck, other = world.start_due(alice, bob, 3)
-    saga.debit([fine, stuck])
-    wallet_services.freeze_wallets(user_id=bob)
-    assert saga.credit([fine, stuck]).refused
-    world.make_due(fine, stuck)
-    busy = {f"{stuck}:refund", f"{other}:debit"}
-    post = posting.post
-
-    def post_unless_busy(wishes: list[Any], **options: Any) -> Any:
-        if busy & {wish.operation_id for wish in wishes}:
-            raise Transient
-        return post(wishes, **options)
-
-    with world.listening() as heard:
-        with monkeypatch.context() as patched:
-            patched.setattr(posting, "post", post_unless_busy)
-            assert recovery.recover_stalled().undriven == 2
-        assert [id_ for id_ in heard.ids() if "REFUND_FAILED" in id_] == [f"{stuck}:REFUND_FAILED"]
-        world.make_due(stuck)
-        recovery.recover_stalled()
-        told = heard.ids()
-    assert (world.status_of(fine), world.status_of(stuck)) == (Status.FAILED, Status.FAILED)
-    assert told.index(f"{stuck}:REFUND_FAILED") < told.index(f"{stuck}:REFUND_COMPLETED")
 
 
 def test_a_server_that_is_down_is_no_transactions_fault(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from django.conf import LazySettings
 
-from ledger import simulation
+from ledger import posting, simulation
 from ledger.simulation import FailureType
 from payflow import clock
+from payflow.errors import Transient
 from tests.transfers import world
 from transfers import recovery, saga
 from transfers.states import Status
@@ -163,3 +166,32 @@ def test_a_failed_refund_is_told_only_of_those_still_waiting(alice: str, bob: st
     wallet_services.freeze_wallets(user_id=alice)
     saga.refund([waiting])
     assert world.status_of(waiting) is Status.FAILED
+
+
+def test_recovery_tells_of_refunds_that_it_cannot_make_and_only_of_those(
+    alice: str, bob: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first to fail may have died, or lost its message, before it told."""
+    fine, stuck, other = (world.start(alice, bob, 10) for _ in range(3))
+    saga.debit([fine, stuck])
+    wallet_services.freeze_wallets(user_id=bob)
+    assert saga.credit([fine, stuck]).refused
+    world.make_due(fine, stuck, other)
+    busy = {f"{stuck}:refund", f"{other}:debit"}
+    post = posting.post
+
+    def post_unless_busy(wishes: list[Any], **options: Any) -> Any:
+        if busy & {wish.operation_id for wish in wishes}:
+            raise Transient
+        return post(wishes, **options)
+
+    with world.listening() as heard:
+        with monkeypatch.context() as patched:
+            patched.setattr(posting, "post", post_unless_busy)
+            assert recovery.recover_stalled().undriven == 2
+        assert [id_ for id_ in heard.ids() if "REFUND_FAILED" in id_] == [f"{stuck}:REFUND_FAILED"]
+        world.make_due(stuck)
+        recovery.recover_stalled()
+        told = heard.ids()
+    assert (world.status_of(fine), world.status_of(stuck)) == (Status.FAILED, Status.FAILED)
+    assert told.index(f"{stuck}:REFUND_FAILED") < told.index(f"{stuck}:REFUND_COMPLETED")

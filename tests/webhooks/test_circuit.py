@@ -188,7 +188,10 @@ def test_the_owner_of_a_disabled_endpoint_is_told_until_told(
     notice = circuit.owner_notice(subscription_id=subscription_id)
     assert notice is not None
     assert (notice.user_id, notice.reason, notice.since) == (hooks.ALICE, "GONE", now)
-    circuit.owner_told(subscription_id=subscription_id)
+    # Somebody who tells of another time that it was disabled ends nothing.
+    circuit.owner_told(subscription_id=subscription_id, since=clock.after(now, -60))
+    assert circuit.owner_notice(subscription_id=subscription_id) == notice
+    circuit.owner_told(subscription_id=subscription_id, since=notice.since)
     assert circuit.owner_notice(subscription_id=subscription_id) is None
     assert circuit.owners_to_tell(now=later + timedelta(days=1), limit=10) == []
 

@@ -12,8 +12,11 @@ import pymongo
 import pytest
 from django.conf import settings
 from pymongo import monitoring
+from pymongo.collection import Collection
+from pymongo.errors import BulkWriteError
 
 from payflow import clock, events, redisdb
+from payflow.errors import Transient
 from payflow.events import EventType
 from payflow.mongodb import collection
 from tests.webhooks import hooks
@@ -104,6 +107,25 @@ def test_a_batch_larger_than_one_insert_arrives_whole() -> None:
     told = [event for number in range(200) for event in events_of(f"txn_{number}")]
     fanout.fan_out(told)
     assert len(hooks.deliveries(first)) == len(hooks.deliveries(second)) == len(told) > fanout.INSERT_MAX
+
+
+@pytest.mark.parametrize(
+    "details",
+    [
+        {"writeErrors": [{"code": 11_000}], "writeConcernErrors": [{"code": 64}]},
+        {"writeErrors": [], "writeConcernErrors": [{"code": 64}]},
+        {"writeErrors": [{"code": 11_000}, {"code": 10_334}], "writeConcernErrors": []},
+    ],
+    ids=["beside a duplicate", "unconfirmed", "refused"],
+)
+def test_what_was_not_confirmed_is_told_again(details: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise BulkWriteError(details)
+
+    subscribe()
+    monkeypatch.setattr(Collection, "insert_many", fail)
+    with pytest.raises(Transient):
+        hooks.tell()
 
 
 class Commands(monitoring.CommandListener):

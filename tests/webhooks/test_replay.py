@@ -14,7 +14,7 @@ from payflow.mongodb import collection
 from tests.webhooks import hooks
 from tests.webhooks.hooks import subscribe, work
 from webhooks import replay, staff
-from webhooks.documents import Delivery
+from webhooks.documents import Delivery, Subscription
 
 
 @pytest.fixture
@@ -84,6 +84,19 @@ def test_a_replay_touches_no_other_endpoint_and_nothing_that_arrived(dead: str) 
     now = clock.now()
     replay.replay_dead(subscription_id=other, since=now - timedelta(days=1), until=now)
     assert statuses(dead) == ["DELIVERED"] + ["DEAD"] * 7
+
+
+@pytest.mark.parametrize("is_deleted", [True, False], ids=["deleted", "disabled"])
+def test_dead_letters_of_an_endpoint_that_gets_nothing_stay_as_they_are(is_deleted: bool, dead: str) -> None:
+    if is_deleted:
+        collection(Subscription).delete_one({"_id": dead})
+    else:
+        hooks.change(dead, is_active=False, disabled_because="OWNER")
+    before = hooks.deliveries(dead)
+    with pytest.raises(CommandError, match="disabled, or no more"):
+        run("replay", "--subscription", dead, "--since", "2026-01-31")
+    work(dead)
+    assert hooks.deliveries(dead) == before
 
 
 def test_one_delivery_is_sent_again_whether_it_arrived_or_not(dead: str, httpserver: HTTPServer) -> None:

@@ -75,12 +75,9 @@ def test_a_placer_that_stood_still_while_others_went_on_harms_nothing(
     subscription_id = subscribe()
     hooks.tell(2)
     stale = sequencing._unplaced(subscription_id, 500)
-    early = events_of("txn_early", [EventType.TRANSACTION_INITIATED])
-    fanout.fan_out(early)
     # What the sleeper has not seen comes before what it has.
-    collection(Delivery).update_one(
-        {"transaction_id": "txn_early"}, {"$set": {"created_at": clock.now() - timedelta(hours=1)}}
-    )
+    an_hour_ago = clock.now() - timedelta(hours=1)
+    fanout.fan_out(events_of("txn_early", [EventType.TRANSACTION_INITIATED], at=an_hour_ago))
     sequencing.place(subscription_id=subscription_id, limit=4)
     monkeypatch.setattr(sequencing, "_unplaced", lambda *_: stale)
     monkeypatch.setattr(sequencing, "last_sequence", lambda **_: 0)
@@ -120,17 +117,23 @@ def test_a_place_that_is_no_longer_kept_is_not_given_again() -> None:
 def test_clocks_that_disagree_do_not_turn_a_life_around() -> None:
     subscription_id = subscribe()
     for minutes, event in zip((0, -5, 5, -1), LIFE, strict=True):
-        fanout.fan_out(events_of("txn_1", [event]))
-        collection(Delivery).update_one(
-            {"event_id": f"txn_1:{event.value}"},
-            {"$set": {"created_at": clock.now() + timedelta(minutes=minutes)}},
-        )
+        fanout.fan_out(events_of("txn_1", [event], at=clock.now() + timedelta(minutes=minutes)))
     hooks.tell()
     hooks.place(subscription_id)
     mine = [
         row["event_type"] for row in hooks.deliveries(subscription_id) if row["transaction_id"] == "txn_1"
     ]
     assert mine == [event.value for event in LIFE]
+
+
+def test_of_one_transaction_the_earlier_come_first_however_few_are_placed_at_once() -> None:
+    subscription_id = subscribe()
+    told = events_of("txn_1")
+    for event in reversed(told):
+        fanout.fan_out([event])
+    for _ in told:
+        sequencing.place(subscription_id=subscription_id, limit=1)
+    assert [row["event_type"] for row in hooks.deliveries(subscription_id)] == [each.value for each in LIFE]
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(list(EventType))), max_size=20))

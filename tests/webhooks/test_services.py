@@ -19,7 +19,7 @@ from payflow.mongodb import collection
 from tests.webhooks import hooks
 from webhooks import secrets, selectors, services
 from webhooks.documents import Delivery, DeliveryStatus, Subscription
-from webhooks.errors import DeliveryNotFound, UrlRefused, WebhookLimit, WebhookNotFound
+from webhooks.errors import DeliveryNotFound, DisabledByStaff, UrlRefused, WebhookLimit, WebhookNotFound
 
 URL = "http://127.0.0.1:9/hooks"
 EVENTS = ["TRANSACTION_COMPLETED"]
@@ -177,17 +177,36 @@ def test_seals_are_renewed_and_the_old_key_can_go(
     call_command("webhook_keys")
     assert "3 of 3" in capsys.readouterr().out
     settings.WEBHOOK_SECRET_KEYS = [Fernet.generate_key().decode()]
-    with pytest.raises(CommandError, match="cannot be opened"):
+    with pytest.raises(CommandError, match="No key opens the secrets of 3 of them"):
         call_command("webhook_keys", "--reseal")
     assert SECRET not in capsys.readouterr().out
+
+
+def test_a_secret_that_no_key_opens_keeps_no_other_from_being_sealed_anew(
+    settings: LazySettings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings.WEBHOOK_SECRET_KEYS, keys = [Fernet.generate_key().decode()], settings.WEBHOOK_SECRET_KEYS
+    lost = register().id
+    settings.WEBHOOK_SECRET_KEYS = keys
+    kept = register(secret=SECRET)
+    new = Fernet.generate_key().decode()
+    settings.WEBHOOK_SECRET_KEYS = [new, *keys]
+    with pytest.raises(CommandError, match="No key opens the secrets of 1 of them"):
+        call_command("webhook_keys", "--reseal")
+    shown = capsys.readouterr()
+    assert "1 subscriptions sealed anew" in shown.out
+    assert "seals 1 of 2" in shown.out
+    assert lost in shown.err
+    settings.WEBHOOK_SECRET_KEYS = [new]
+    assert signing(kept) == [SECRET]
 
 
 def test_sealing_anew_goes_on_page_by_page(settings: LazySettings) -> None:
     ids = [register(secret=SECRET).id for _ in range(5)]
     settings.WEBHOOK_SECRET_KEYS = [Fernet.generate_key().decode(), *settings.WEBHOOK_SECRET_KEYS]
-    assert services.reseal_secrets(after_id="", limit=2) == (ids[1], 2)
-    assert services.reseal_secrets(after_id=ids[1], limit=2) == (ids[3], 2)
-    assert services.reseal_secrets(after_id=ids[3], limit=2) == (None, 1)
+    assert services.reseal_secrets(after_id="", limit=2) == (ids[1], 2, [])
+    assert services.reseal_secrets(after_id=ids[1], limit=2) == (ids[3], 2, [])
+    assert services.reseal_secrets(after_id=ids[3], limit=2) == (None, 1, [])
 
 
 # --- Changing and deleting --------------------------------------------------------------------------------
@@ -235,6 +254,21 @@ def test_an_owner_who_disables_a_failing_endpoint_means_it() -> None:
     fail(subscription)
     changed = services.change_subscription(user_id="anna", webhook_id=subscription.id, is_active=False)
     assert (changed.is_active, changed.disabled_because, changed.owner_notice) == (False, "OWNER", None)
+
+
+@pytest.mark.parametrize("is_active", [True, False])
+def test_what_staff_have_disabled_only_staff_enable(is_active: bool) -> None:
+    subscription = register()
+    services.set_active(subscription_id=subscription.id, is_active=False)
+    mine = {"user_id": "anna", "webhook_id": subscription.id}
+    with pytest.raises(DisabledByStaff) as refused:
+        services.change_subscription(**mine, is_active=is_active, events=["DEBIT_FAILED"])
+    assert (refused.value.status, refused.value.code) == (409, "webhook_disabled_by_staff")
+    changed = services.change_subscription(**mine, url="http://127.0.0.1:10/")
+    assert (changed.is_active, changed.disabled_because, changed.events) == (False, "STAFF", EVENTS)
+    assert services.set_active(subscription_id=subscription.id, is_active=True).is_active
+    assert not services.change_subscription(**mine, is_active=False).is_active
+    assert services.change_subscription(**mine, is_active=True).is_active
 
 
 def test_deleting_removes_the_secrets_and_what_is_on_its_way() -> None:

@@ -66,7 +66,7 @@ def test_goes_on_where_the_last_one_stopped(nudged: list[str], monkeypatch: pyte
     assert sorted(nudged) == sorted(endpoints)
     sweep.sweep()
     assert sorted(nudged[7:]) == sorted(endpoints[:3])
-    sweep._go_on_after.update(due="", unplaced="")
+    sweep._go_on_after.clear()
 
 
 def test_leaves_paused_and_disabled_endpoints_alone_and_uses_up_no_tries(nudged: list[str]) -> None:

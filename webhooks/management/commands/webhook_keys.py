@@ -12,7 +12,6 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from payflow.errors import Transient
 from webhooks import services
-from webhooks.errors import SealBroken
 
 PAGE = 200
 
@@ -30,20 +29,23 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         """Count, or seal anew."""
         try:
-            if options["reseal"]:
-                self.stdout.write(f"{_reseal():,} subscriptions sealed anew.")
+            broken = self._reseal() if options["reseal"] else 0
             first, total = services.count_sealed_by_first_key()
         except Transient as error:
             raise CommandError(error.detail) from error
-        except SealBroken as error:
-            raise CommandError(str(error)) from error
         self.stdout.write(f"The first key seals {first:,} of {total:,} subscriptions.")
+        if broken:
+            raise CommandError(f"No key opens the secrets of {broken:,} of them; is a key missing?")
 
-
-def _reseal() -> int:
-    resealed = 0
-    after_id: str | None = ""
-    while after_id is not None:
-        after_id, done = services.reseal_secrets(after_id=after_id, limit=PAGE)
-        resealed += done
-    return resealed
+    def _reseal(self) -> int:
+        """Seal everything anew; name and count what cannot be opened."""
+        resealed, broken_count = 0, 0
+        after_id: str | None = ""
+        while after_id is not None:
+            after_id, done, broken = services.reseal_secrets(after_id=after_id, limit=PAGE)
+            resealed += done
+            broken_count += len(broken)
+            for subscription_id in broken:
+                self.stderr.write(f"{subscription_id} cannot be opened.")
+        self.stdout.write(f"{resealed:,} subscriptions sealed anew.")
+        return broken_count
