@@ -17,8 +17,8 @@ from accounts.models import ApiKey, User, UserManager
 from payflow import mongodb
 from payflow.errors import NotAuthenticated, Transient
 
-# Only the spelling that PayFlow gives out: two spellings of one id would be two users to whoever compares.
 Stored = TypeVar("Stored", bound=models.Model)
+# Only the spelling that PayFlow gives out: two spellings of one id would be two users to whoever compares.
 _USER_ID = re.compile(r"[0-9a-f]{24}", re.ASCII)
 
 

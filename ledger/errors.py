@@ -24,6 +24,7 @@ class StillBroken(Refused):
     """A wallet's chain does not hold, so it cannot be declared sound."""
 
     code = "ledger_broken"
+    is_of_commands = True
     status = 409
     title = "Ledger broken"
     advice = "Have an operator look at the wallet."

@@ -29,6 +29,8 @@ class Refused(Exception):  # noqa: N818 - it reads as what happened
     """What a client should do about it."""
     headers: Mapping[str, str] = {}
     """Headers that the answer carries."""
+    is_of_commands = False
+    """Whether only commands raise it, and no request is ever answered with it."""
 
     def __init__(self, detail: str, *, field: str | None = None) -> None:
         super().__init__(detail)
@@ -105,3 +107,8 @@ class IdempotencyKeyReused(Refused):
     status = 422
     title = "Idempotency key reused"
     advice = "Use a new key for a new request; repeat a request unchanged."
+
+    def __init__(
+        self, detail: str = "This idempotency key was used for another request; use a new one."
+    ) -> None:
+        super().__init__(detail)

@@ -199,7 +199,7 @@ def claim(asked: Asked) -> Claim | Answer:
             return _held(mine)
         raise IdempotencyInProgress(_IN_PROGRESS)
     if not any(hmac.compare_digest(used_for, own) for own in (asked.fingerprint, *asked.former_fingerprints)):
-        raise IdempotencyKeyReused("This idempotency key was used for another request; use a new one.")
+        raise IdempotencyKeyReused
     if answer is None:
         raise IdempotencyInProgress(_IN_PROGRESS)
     return answer

@@ -15,6 +15,7 @@ from redis.retry import Retry
 from payflow.errors import Transient
 
 _silent_since = float("-inf")
+_SILENT = "Redis is not answering. Try again shortly."
 
 
 @cache
@@ -40,7 +41,7 @@ def unavailable_is_transient() -> Iterator[None]:
         yield
     except redis.RedisError as error:
         _silent_since = time.monotonic()
-        raise Transient("Redis is not answering. Try again shortly.") from error
+        raise Transient(_SILENT) from error
 
 
 def is_spared() -> bool:
@@ -49,6 +50,12 @@ def is_spared() -> bool:
     What can do without it then does not ask: a request must not wait for a Redis that hangs at every step.
     """
     return time.monotonic() - _silent_since < settings.REDIS_SPARED_SECONDS
+
+
+def ensure_not_spared() -> None:
+    """Raise Transient where Redis is spared."""
+    if is_spared():
+        raise Transient(_SILENT)
 
 
 def ping() -> None:

@@ -177,7 +177,7 @@ def summary_body(batch: Row, counts: Iterable[Row]) -> dict[str, Any]:
 def _find_earlier(sender_id: str, key: Key | None) -> Row | None:
     row = selectors.find_batch_by_key(sender_id=sender_id, key=key.value) if key else None
     if row and key and row["fingerprint"] != key.fingerprint:
-        raise IdempotencyKeyReused(services.KEY_REUSED)
+        raise IdempotencyKeyReused
     return row
 
 

@@ -78,6 +78,7 @@ class HasEnded(Refused):
     """There is nothing left to drive."""
 
     code = "transaction_ended"
+    is_of_commands = True
     status = 409
     title = "Transaction has ended"
     advice = "Look at how it has ended."
@@ -87,6 +88,7 @@ class NotRefundable(Refused):
     """The money was not taken, or is the receiver's already."""
 
     code = "not_refundable"
+    is_of_commands = True
     status = 409
     title = "Transaction cannot be refunded"
     advice = "Have the receiver send it back."

@@ -6,7 +6,6 @@ An accelerator only. Losing it loses no transaction: recovery finds them in Mong
 from __future__ import annotations
 
 from payflow import redisdb
-from payflow.errors import Transient
 
 KEY = "payflow:inbox"
 OLDEST_KEY = "payflow:inbox-oldest"
@@ -17,8 +16,7 @@ def push(transaction_ids: list[str]) -> bool:
 
     Raises Transient when Redis does not answer, or did not just now: one wait for it is enough.
     """
-    if redisdb.is_spared():
-        raise Transient("Redis is not answering. Try again shortly.")
+    redisdb.ensure_not_spared()
     with redisdb.unavailable_is_transient():
         return redisdb.client().rpush(KEY, *transaction_ids) == len(transaction_ids)
 

@@ -24,7 +24,6 @@ IN_DOUBT = (
     "The database did not answer in time, and may have written it down all the same. Send it again with the"
     " same Idempotency-Key; without one, look with GET /transactions before you do."
 )
-KEY_REUSED = "This idempotency key was used for another request; use a new one."
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,5 +114,5 @@ def _find_earlier(sender_id: str, key: Key) -> Started | None:
     if row is None:
         return None
     if row["fingerprint"] != key.fingerprint:
-        raise IdempotencyKeyReused(KEY_REUSED)
+        raise IdempotencyKeyReused
     return Started(row, replayed=True)

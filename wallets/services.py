@@ -37,7 +37,6 @@ class Movement:
     replayed: bool
 
 
-_KEY_REUSED = "This idempotency key was used for another request; use a new one."
 MoneyService = Callable[..., Movement]
 
 
@@ -178,7 +177,7 @@ def _move(kind: Kind, user_id: str, currency: str, amount_minor: int, key: str |
     operation_id = keyed_operation_id(kind, user_id, key) if key else f"{new_id('op')}:{kind.value.lower()}"
     earlier = ledger.find_entry(operation_id=operation_id) if key else None
     if earlier is not None and earlier.currency != currency:
-        raise IdempotencyKeyReused(_KEY_REUSED)
+        raise IdempotencyKeyReused
     wallet = get_wallet(user_id=user_id, currency=currency)
     wish = Posting(operation_id, wallet.id, kind, amount_minor, currency)
     if earlier is None and not selectors.is_active(wallet):
@@ -188,7 +187,7 @@ def _move(kind: Kind, user_id: str, currency: str, amount_minor: int, key: str |
     if entry is None:
         raise Transient("The ledger could not be written. Try again shortly.")
     if not chain.answers(entry, wish):
-        raise IdempotencyKeyReused(_KEY_REUSED)
+        raise IdempotencyKeyReused
     if entry.kind is Kind.DECLINED:
         raise _refusal(entry, replayed=earlier is not None)
     return Movement(entry, replayed=earlier is not None)

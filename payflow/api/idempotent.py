@@ -81,8 +81,7 @@ class IdempotentViewSet(viewsets.ViewSet):
         """Claim the key, or end the request here."""
         asked = idempotency.asked_by(request, key)
         try:
-            if redisdb.is_spared():
-                raise Transient("Redis is not answering. Try again shortly.")
+            redisdb.ensure_not_spared()
             found = idempotency.claim(asked)
         except Transient:
             if self.action not in self.lasting_keys:

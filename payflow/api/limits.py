@@ -187,8 +187,7 @@ def count_in(request: Request, group: str, cost: int) -> None:
 
 
 def _count(request: HttpRequest, limits: Sequence[Limit], cost: int) -> list[Usage]:
-    if redisdb.is_spared():
-        raise Transient("Redis is not answering. Try again shortly.")
+    redisdb.ensure_not_spared()
     found = [
         get_usage(
             request,

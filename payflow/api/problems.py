@@ -238,7 +238,7 @@ def catalogue() -> dict[str, Kind]:
     by_code: dict[str, list[type[Refused] | type[Transient]]] = {}
     for kind in all_kinds():
         # A class without a code of its own that others build on is never raised.
-        if "code" in vars(kind) or not kind.__subclasses__():
+        if ("code" in vars(kind) or not kind.__subclasses__()) and not getattr(kind, "is_of_commands", False):
             by_code.setdefault(kind.code, []).append(kind)
     found = [
         Kind(

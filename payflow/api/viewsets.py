@@ -16,7 +16,7 @@ METHODS = ["get", "head", "post", "put", "patch", "delete"]
 
 
 class ApiViewSet(IdempotentViewSet):
-    """Answers that no cache may keep (RFC 9111, 5.2.2.5): they are about somebody's account or money."""
+    """One resource's endpoints: credentials, scopes, limits, idempotency keys."""
 
     http_method_names = METHODS
 
@@ -45,8 +45,3 @@ class ApiViewSet(IdempotentViewSet):
             raise PermissionRefused("API keys may not do this: sign in instead.")
         if needed not in granted:
             raise PermissionRefused(f"This needs an API key with the scope {needed}.")
-
-    @property
-    def default_response_headers(self) -> dict[str, str]:
-        """Return the headers that every answer carries."""
-        return {**super().default_response_headers, "Cache-Control": "no-store"}

@@ -33,8 +33,8 @@ Limited = Callable[..., None]
 def limited(settings: LazySettings) -> Limited:
     """Sets limits, for a day, so that no window ends while a test runs."""
 
-    def limit(seconds: int = DAY, **limits: int) -> None:
-        rates = {group: Rate(count, seconds) for group, count in limits.items()}
+    def limit(**limits: int) -> None:
+        rates = {group: Rate(count, DAY) for group, count in limits.items()}
         settings.RATE_LIMITS = {**settings.RATE_LIMITS, **rates}
 
     return limit
