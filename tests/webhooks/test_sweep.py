@@ -8,6 +8,7 @@ import pytest
 from django.conf import LazySettings
 
 from payflow import clock, metrics
+from payflow.celery import app
 from payflow.errors import Transient
 from payflow.mongodb import collection
 from tests.webhooks import hooks
@@ -210,3 +211,9 @@ def test_what_a_disabled_endpoint_never_got_is_kept_as_long() -> None:
     sweep.sweep()
     assert hooks.sequences(subscription_id) == [5, 6, 7, 8]
     assert subscription(subscription_id)["removed_sequence"] == 4
+
+
+@pytest.mark.parametrize("task", ["webhooks.sweep", "webhooks.remove_old"])
+def test_beats_tasks_wait_behind_no_delivery(task: str) -> None:
+    assert app.amqp.router.route({}, task)["queue"].name == "payflow-notifications"
+    assert app.amqp.router.route({}, nudge.DELIVER_TASK)["queue"].name == "payflow-webhooks"
