@@ -23,6 +23,7 @@ from webhooks.documents import DeliveryStatus, DisabledBecause
 from webhooks.errors import (
     DeliveryNotFound,
     DeliveryPending,
+    DisabledByStaff,
     InvalidSecret,
     UrlRefused,
     WebhookDisabled,
@@ -296,7 +297,7 @@ OPERATIONS = {
                 examples={"moved": {**_EXAMPLE, "url": "https://example.com/new-hooks"}},
             )
         },
-        refusals=[WebhookNotFound, UrlRefused],
+        refusals=[WebhookNotFound, UrlRefused, DisabledByStaff],
     ),
     "destroy": Operation(
         id="deleteWebhook",

@@ -225,7 +225,7 @@ def test_a_helper_ends_no_session_of_a_superuser() -> None:
 def test_tokens_that_say_what_somebody_was_end_with_it(staff: Client, is_staff: bool) -> None:
     alice = services.register_user(name="Alice", email="alice@example.com", password=PASSWORD).user
     User.objects.filter(pk=alice.pk).update(is_staff=not is_staff)
-    form = {"email": alice.email, "name": "Alice", "phone": ""}
+    form = {"email": alice.email, "name": "Alice", "phone": "", "locale": "en_US"}
     staff.post(page_of(alice), {**form, "name": "Al", **({} if is_staff else {"is_staff": "on"})})
     assert len(sessions.list_families(user_id=str(alice.pk))) == 1, "another name changes no rights"
     staff.post(page_of(alice), {**form, **({"is_staff": "on"} if is_staff else {})})
