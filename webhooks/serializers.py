@@ -43,7 +43,7 @@ class EventsField(serializers.ListField):
     child = EventField()
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(allow_empty=False, max_length=EVENTS_LENGTH_MAX, **kwargs)
+        super().__init__(allow_empty=False, min_length=1, max_length=EVENTS_LENGTH_MAX, **kwargs)
 
     def to_internal_value(self, data: Any) -> list[str]:
         """Return the types in the order in which they were first named."""

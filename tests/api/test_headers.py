@@ -61,7 +61,7 @@ def assert_guarded(response: Any) -> None:
 @pytest.mark.parametrize("method", [*METHODS, "HEAD", "OPTIONS", "BREW"])
 @pytest.mark.parametrize("route", dict(routes(get_resolver().url_patterns)))
 def test_every_route_and_method_is_guarded(anna: Party, route: str, method: str) -> None:
-    path = route.replace("<pk>", "x")
+    path = route.replace("<pk>", "x").replace("<delivery>", "y")
     for api in (Api(), anna.api):
         response = api.send(method, path, b"{}")
         assert_guarded(response)
