@@ -30,7 +30,7 @@ stop: setup ## Stop the PayFlow that runs on this data folder
 
 test: ## Run the whole suite on a few cores (ARGS="-k saga" for a part of it)
 	@$(PYTHON) payflow/stack/bootstrap.py --load
-	@.venv/bin/pytest -n auto --maxprocesses 4 --dist loadgroup $(ARGS)
+	@.venv/bin/pytest -n auto --maxprocesses 4 $(ARGS)
 
 lint: setup ## Check style, format, types and the OpenAPI document
 	@.venv/bin/ruff check .

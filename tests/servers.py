@@ -3,8 +3,9 @@
 It is loaded with `-p tests.servers` and wraps the loading of the initial conftests, which comes before
 pytest-django reads the settings: by then the addresses must stand in the environment. Every process that
 runs tests has its own: with pytest-xdist each worker starts its servers, and the process that only hands
-out tests starts none. With MONGODB_URI or REDIS_URL set, the tests use those servers instead, each process
-in a database of its own.
+out tests starts none. That one gives all of tests/chaos to one worker, because each of them keeps the
+machine busy with a stack of many processes. With MONGODB_URI or REDIS_URL set, the tests use those servers
+instead, each process in a database of its own.
 """
 
 import os
@@ -16,6 +17,8 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from payflow.stack.embedded import embedded_servers, free_port
 from payflow.stack.errors import StackError
@@ -35,6 +38,17 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Iterator[None]
         early_config.add_cleanup(cleanup.close)
         _start_servers(cleanup)
     yield
+
+
+class ChaosTogether(LoadScopeScheduling):
+    """Hands out test by test, but what runs a whole stack as one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "chaos" if nodeid.startswith("tests/chaos/") else nodeid
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    return ChaosTogether(config, log)
 
 
 def _redis_of_worker(url: str, number: int) -> str:

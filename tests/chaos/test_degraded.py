@@ -13,8 +13,7 @@ import requests
 from payflow.stack.stack import Stack
 from tests.chaos.people import Person, eventually
 
-# One process runs them all: the stack they share is heavy.
-pytestmark = [pytest.mark.usefixtures("audited"), pytest.mark.xdist_group("stack")]
+pytestmark = pytest.mark.usefixtures("audited")
 NEEDS_MONGODB = ["/wallets", "/wallets/me", "/wallets/me/history", "/transactions", "/transactions/txn_1"]
 
 

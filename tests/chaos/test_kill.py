@@ -12,8 +12,7 @@ from payflow.crashpoints import Action
 from payflow.stack.stack import Stack
 from tests.chaos.people import Person, eventually
 
-# One process runs them all: the stack they share is heavy.
-pytestmark = [pytest.mark.usefixtures("audited"), pytest.mark.xdist_group("stack")]
+pytestmark = pytest.mark.usefixtures("audited")
 
 
 @pytest.mark.parametrize(

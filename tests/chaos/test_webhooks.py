@@ -17,8 +17,7 @@ from payflow.events import EventType
 from payflow.stack.stack import Stack
 from tests.chaos.people import Person, eventually
 
-# One process runs them all: the stack they share is heavy.
-pytestmark = [pytest.mark.usefixtures("audited"), pytest.mark.xdist_group("stack")]
+pytestmark = pytest.mark.usefixtures("audited")
 TOLD = ["TRANSACTION_INITIATED", "DEBIT_SUCCESS", "CREDIT_SUCCESS", "TRANSACTION_COMPLETED"]
 
 
