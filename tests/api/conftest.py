@@ -63,7 +63,9 @@ def staff() -> Party:
 @pytest.fixture
 def saga_worker() -> Iterator[None]:
     """A Celery worker in a thread of this process."""
-    with start_worker(app, pool="solo", perform_ping_check=False, shutdown_timeout=30):
+    # Named, because a process goes on with the queues that an earlier worker in it was given.
+    options = {"pool": "solo", "queues": ["payflow-saga"], "perform_ping_check": False}
+    with start_worker(app, shutdown_timeout=30, **options):
         yield
 
 

@@ -39,11 +39,11 @@ def bob() -> Party:
 
 def use_everywhere(party: Party, receiver: Party, key: str = "dinner") -> dict[str, Any]:
     """Use one key at every endpoint that moves money, and at one that does not; return the answers."""
-    wish = {"receiver_id": receiver.id, "amount": "12.34"}
+    wish = {"receiver_id": receiver.id, "amount": "12345.67"}
     sent = {
         "/transactions": wish,
         "/transactions/batch": {"transfers": [wish, wish]},
-        "/wallets/me/deposit": {"amount": "7.89"},
+        "/wallets/me/deposit": {"amount": "45678.91"},
         "/wallets/me/withdraw": {"amount": "1000000"},
         "/wallets": {"currency": "EUR"},
     }
@@ -78,7 +78,7 @@ def test_prints_for_people_and_no_body(anna: Party, bob: Party) -> None:
     assert "anna@example.com" in told
     assert "POST /wallets/me/deposit" in told
     assert answers["/transactions"].json()["id"] in told
-    for secret in ("12.34", "7.89", bob.id, "EUR", "amount"):
+    for secret in ("12345.67", "45678.91", bob.id, "EUR", "amount"):
         assert secret not in told
         assert secret not in ask("dinner", "--json")
 

@@ -49,7 +49,9 @@ def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def worker(quick_retries: None) -> Iterator[None]:
     """A worker in a thread of this process, so that a step can be made to fail."""
-    with start_worker(app, pool="solo", perform_ping_check=False, shutdown_timeout=30):
+    # Named, because a process goes on with the queues that an earlier worker in it was given.
+    options = {"pool": "solo", "queues": ["payflow-saga"], "perform_ping_check": False}
+    with start_worker(app, shutdown_timeout=30, **options):
         yield
 
 
