@@ -39,10 +39,10 @@ def place(*, subscription_id: str, limit: int) -> int:
         return 0
     number = last_sequence(subscription_id=subscription_id) + 1
     now = clock.now()
-    last = len(rows) - 1
-    for position, row in enumerate(in_order(rows)):
-        # The journal is written in order: the last one's being on disk means that all are.
-        number = _put(row["_id"], number, now, lasting=position == last)
+    for row in in_order(rows):
+        # Each waits for the disk: a database that dies and returns unnoticed between two of them must not
+        # have forgotten the former, or the next number would leave a gap.
+        number = _put(row["_id"], number, now)
         crash_point("sequencing.placed")
     return len(rows)
 
@@ -85,9 +85,9 @@ def _unplaced(subscription_id: str, limit: int) -> list[Row]:
         return list(collection(Delivery).find(query, wanted).sort("_id", 1).limit(limit))
 
 
-def _put(delivery_id: str, number: int, now: datetime, *, lasting: bool) -> int:
+def _put(delivery_id: str, number: int, now: datetime) -> int:
     """Give a delivery the first free number from `number` on; return the number to try for the next one."""
-    target = collection(Delivery, lasting=lasting)
+    target = collection(Delivery)
     query = {"_id": delivery_id, "sequence": None, "status": DeliveryStatus.PENDING.value}
     for attempt in range(COLLISIONS_MAX):
         tried = number + attempt
