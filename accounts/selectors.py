@@ -38,6 +38,14 @@ def find_user(*, user_id: str) -> User | None:
     return _find({"_id": ObjectId(user_id)}) if _USER_ID.fullmatch(user_id) else None
 
 
+def find_users(*, user_ids: Iterable[str]) -> dict[str, User]:
+    """Return those users that exist by their ids, active or not. One indexed query. Raises Transient."""
+    possible = [ObjectId(user_id) for user_id in user_ids if _USER_ID.fullmatch(user_id)]
+    with mongodb.unavailable_is_transient():
+        rows = list(mongoengine.get_db()[User._meta.db_table].find({"_id": {"$in": possible}}))
+    return {str(row["_id"]): _loaded(User, row) for row in rows}
+
+
 def require_active(*, user_id: str) -> User:
     """Return the user. Raises NotAuthenticated unless there is one who is active; Transient."""
     user = find_user(user_id=user_id)

@@ -67,6 +67,8 @@ class Transaction(Document):
     # When recovery looks at it next; absent once it is terminal and every event has been published.
     due_at = DateTimeField()
     attempts = IntField(default=0)
+    # When it ended; absent once its notices are written down, and before.
+    notices_due_at = DateTimeField()
     # Recovery gave up hoping: staff must look. Gone when it has ended or an operator has it tried anew.
     needs_attention = BooleanField(default=False)
     # What operators did by command: at, who, action, outcome. Not in the history, which drives the events.
@@ -85,6 +87,8 @@ class Transaction(Document):
             {"fields": ["receiver_id", "-id"]},
             # Recovery's work list. Sparse: finished transactions are not in it.
             {"fields": ["due_at"], "sparse": True},
+            # The postman's. Sparse: what people have been told of is not in it.
+            {"fields": ["notices_due_at"], "sparse": True},
             # The staff's work list.
             {"fields": ["needs_attention"], "partialFilterExpression": {"needs_attention": True}},
             # A key moves money once, whatever Redis remembers.

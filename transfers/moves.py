@@ -57,8 +57,9 @@ def move(
     """Move rows from one state to another and announce it; return the rows that are in `to` now."""
     if not rows:
         return []
-    step = {"status": to.value, "at": clock.now(), "reason": reason}
-    change = {"status": to.value, **(also or {})}
+    now = clock.now()
+    step = {"status": to.value, "at": now, "reason": reason}
+    change = {"status": to.value, **(also or {}), **notices.wanted_after(to, now)}
     query = {"_id": {"$in": ids_of(rows)}, "status": leaving.value, **(requiring or {})}
     with unavailable_is_transient():
         update = {"$set": change, "$push": {"history": step}}
@@ -91,7 +92,6 @@ def announce(rows: Iterable[Row], *, new_only: bool = False) -> None:
             told.append(events.Event(row["_id"], event_type, history[position]["at"], body))
     fan_out(told)
     events.publish(told)
-    notices.write_down(told)
 
 
 @lru_cache(maxsize=64)

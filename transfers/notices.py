@@ -1,9 +1,11 @@
-"""Notices: who is to be told what by e-mail, written down before a transaction leaves recovery's list.
+"""Notices: who is to be told what by e-mail.
 
 What must stay true:
-- A notice is made of an event and a recipient, and so is its id: however often an event is announced, there
+- The update that ends a transaction also says that its notices are due, so no death comes in between; whoever
+  writes them down takes that back afterwards.
+- A notice is made of an event and a recipient, and so is its id: however often they are written down, there
   is one notice for each recipient.
-- The saga looks up no user here. Whether somebody wants mails is asked when theirs is sent.
+- The saga writes no notice and looks up no user. That is done when mails are sent, at their own pace.
 
 Both parties hear of a transfer that was made: money moved on both accounts. Of one that failed only the
 sender hears: nothing happened on the receiver's account, and that somebody tried, or could not pay, is not
@@ -13,7 +15,7 @@ for others to know.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -23,20 +25,26 @@ from payflow import clock
 from payflow.crashpoints import crash_point
 from payflow.events import Event, EventType
 from payflow.mongodb import collection, insert_missing, unavailable_is_transient
-from transfers.documents import Kind, Notice, NoticeStatus
+from transfers import states
+from transfers.documents import Kind, Notice, NoticeStatus, Transaction
+from transfers.states import Status
 
 REMOVED_MAX = 1_000
 REMOVING_ROUNDS_MAX = 20
+_FACTS = ("status", "sender_id", "receiver_id", "notices_due_at")
 Row = dict[str, Any]
 
 
-def recipients_of(event: Event) -> list[tuple[Kind, str]]:
-    """Return what to tell to whom, user ids."""
-    if event.type is EventType.TRANSACTION_COMPLETED:
-        return [(Kind.SENT, event.data["sender_id"]), (Kind.RECEIVED, event.data["receiver_id"])]
-    if event.type is EventType.TRANSACTION_FAILED:
-        return [(Kind.FAILED, event.data["sender_id"])]
-    return []
+def wanted_after(to: Status, at: datetime) -> dict[str, datetime]:
+    """Return what a move to a state sets beside it to have people told. Pure but for a setting."""
+    return {"notices_due_at": at} if to in states.TERMINAL and settings.NOTIFICATIONS_ENABLED else {}
+
+
+def recipients_of(transaction: Mapping[str, Any]) -> list[tuple[Kind, str]]:
+    """Return what to tell to whom, user ids, of an ended transaction. Pure."""
+    if transaction["status"] == Status.COMPLETED:
+        return [(Kind.SENT, transaction["sender_id"]), (Kind.RECEIVED, transaction["receiver_id"])]
+    return [(Kind.FAILED, transaction["sender_id"])]
 
 
 def notice_id(event_id: str, user_id: str, at: datetime) -> str:
@@ -45,18 +53,34 @@ def notice_id(event_id: str, user_id: str, at: datetime) -> str:
     return f"ntf_{clock.epoch_ms(at):012x}{digest[:20]}"
 
 
-def write_down(events: Iterable[Event]) -> None:
-    """Write down the notices that events call for, where they are not yet. Raises Transient."""
-    if not settings.NOTIFICATIONS_ENABLED:
-        return
-    rows = [
+def write_down(*, transactions_max: int) -> int:
+    """Write down the notices of transactions that ended, the first first; return how many transactions.
+
+    Safe to repeat and to race. Raises Transient.
+    """
+    target = collection(Transaction, lasting=False)
+    with unavailable_is_transient():
+        due = target.find({"notices_due_at": {"$exists": True}}, _FACTS)
+        transactions = list(due.sort("notices_due_at", 1).limit(transactions_max))
+    if not transactions:
+        return 0
+    _insert([row for transaction in transactions for row in _rows_of(transaction)], lasting=False)
+    crash_point("notices.written")
+    # What was inserted cannot be lost without this being lost with it: it was written later.
+    query = {"_id": {"$in": [transaction["_id"] for transaction in transactions]}}
+    with unavailable_is_transient():
+        target.update_many(query, {"$unset": {"notices_due_at": ""}})
+    return len(transactions)
+
+
+def _rows_of(transaction: Row) -> list[Row]:
+    is_made = transaction["status"] == Status.COMPLETED
+    event_type = EventType.TRANSACTION_COMPLETED if is_made else EventType.TRANSACTION_FAILED
+    event = Event(transaction["_id"], event_type, transaction["notices_due_at"], {})
+    return [
         _row(kind, user_id, event.id, event.created_at, transaction_id=event.transaction_id)
-        for event in events
-        for kind, user_id in recipients_of(event)
+        for kind, user_id in recipients_of(transaction)
     ]
-    if rows:
-        _insert(rows, lasting=False)
-        crash_point("notices.written")
 
 
 def write_down_disabled(
@@ -84,18 +108,14 @@ def _row(kind: Kind, user_id: str, event_id: str, at: datetime, **more: Any) -> 
 
 
 def _insert(rows: Sequence[Row], *, lasting: bool) -> None:
-    """Insert what is not there yet.
-
-    Those of transactions need not be on disk at once: were they lost, so would be, with all that was written
-    later, that their transactions have left recovery's list.
-    """
+    """Insert what is not there yet."""
     insert_missing(collection(Notice, lasting=lasting), rows)
 
 
 def remove_old() -> int:
     """Remove what ended longer than NOTIFICATIONS_RETENTION_DAYS ago, in bounded steps; return how many.
 
-    Nobody announces such old events any more, so none is written down anew. Raises Transient.
+    Nobody writes those of such old events down any more. Raises Transient.
     """
     before = clock.after(clock.now(), -settings.NOTIFICATIONS_RETENTION_DAYS * 86_400)
     target, removed = collection(Notice), 0

@@ -30,6 +30,7 @@ from django.core import mail
 from django.core.mail import EmailMultiAlternatives
 
 from accounts import selectors as accounts
+from accounts.models import User
 from accounts.unsubscribing import unsubscribe_url
 from payflow import clock, metrics
 from payflow.crashpoints import crash_point
@@ -37,7 +38,7 @@ from payflow.errors import Transient
 from payflow.locales import known_locale
 from payflow.mongodb import collection, unavailable_is_transient
 from payflow.smtp import OutcomeUnknown
-from transfers import selectors
+from transfers import notices, selectors
 from transfers.documents import Kind, Notice, NoticeStatus
 from transfers.notice_texts import Letter, disabled_letter, transfer_letter
 from transfers.notices import Row
@@ -47,7 +48,6 @@ ATTEMPTS_KEPT_MAX = 40
 EXPIRED_MAX = 1_000
 TRIES_SECONDS = (30.0, 120.0, 480.0, 1_800.0, 7_200.0, 21_600.0, 43_200.0)
 JITTER = 0.1
-BUSY_SHARE_MAX = 0.5
 # This process's threads are webhooks' too: mails take one of them.
 _one_at_a_time = threading.Lock()
 _random = SystemRandom()
@@ -62,6 +62,14 @@ class Outcome:
     is_final: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Whom and what a batch of notices speaks of, by id, as it was when the batch was claimed."""
+
+    users: Mapping[str, User]
+    transactions: Mapping[str, Row]
+
+
 def next_try_seconds(attempts: int, chance: float) -> float:
     """Return the pause after so many tries: half a minute to half a day, 10 % up or down by chance 0..1."""
     pause = TRIES_SECONDS[min(attempts, len(TRIES_SECONDS)) - 1]
@@ -71,7 +79,8 @@ def next_try_seconds(attempts: int, chance: float) -> float:
 def send_due() -> dict[str, int]:
     """Send notices that are due; return how many ended how. Raises Transient.
 
-    Up to NOTIFICATIONS_BATCH_MAX, and while it goes well more, for BUSY_SHARE_MAX of the time between ticks.
+    Up to NOTIFICATIONS_BATCH_MAX, and while it goes well more, for NOTIFICATIONS_SHARE_MAX of the time
+    between ticks.
 
     Several processes may do so at once: each notice has one holder.
     """
@@ -81,9 +90,9 @@ def send_due() -> dict[str, int]:
     try:
         done[NoticeStatus.UNKNOWN.value] += _give_up_on_the_dead()
         # A slow machine sends fewer mails, not the same ones at others' cost.
-        share_seconds = BUSY_SHARE_MAX * settings.NOTIFICATIONS_EVERY_SECONDS
+        share_seconds = settings.NOTIFICATIONS_SHARE_MAX * settings.NOTIFICATIONS_EVERY_SECONDS
         enough = time.monotonic() + min(share_seconds, settings.NOTIFICATIONS_TICK_SECONDS_MAX)
-        while rows := _claim(claim := uuid4().hex):
+        while rows := _claim(claim := uuid4().hex) or _claim_new(claim):
             sent_before = done[NoticeStatus.SENT.value]
             _send_all(rows, claim, done)
             is_going_well = done[NoticeStatus.SENT.value] > sent_before
@@ -148,15 +157,22 @@ def _claim(claim: str) -> list[Row]:
         return list(found.find({**ids, "claim": claim, "status": NoticeStatus.PENDING.value}))
 
 
+def _claim_new(claim: str) -> list[Row]:
+    """Write down what has not been, no more than is sent next, and take it."""
+    written = notices.write_down(transactions_max=settings.NOTIFICATIONS_BATCH_MAX)
+    return _claim(claim) if written else []
+
+
 def _send_all(rows: list[Row], claim: str, done: Counter[str]) -> None:
     """Send over one connection until the time is up; give the rest back."""
     deadline = time.monotonic() + settings.NOTIFICATIONS_TICK_SECONDS_MAX
     connection = mail.get_connection()
     try:
+        facts = _look_up(rows)
         for row in rows:
             if time.monotonic() > deadline:
                 break
-            outcome = _send_one(row, claim, connection)
+            outcome = _send_one(row, claim, facts, connection)
             if outcome is not None:
                 done[_write_outcome(row, claim, outcome).value] += 1
     finally:
@@ -173,12 +189,19 @@ def _give_back(rows: list[Row], claim: str) -> None:
         collection(Notice).update_many(rest, given_back)
 
 
-def _send_one(row: Row, claim: str, connection: Any) -> Outcome | None:
+def _look_up(rows: list[Row]) -> Facts:
+    """Read whom and what the notices speak of, for all at once. Raises Transient."""
+    named = {row["transaction_id"] for row in rows if "transaction_id" in row}
+    transactions = {row["_id"]: row for row in selectors.load(named)}
+    sides = {row[side] for row in transactions.values() for side in ("sender_id", "receiver_id")}
+    users = accounts.find_users(user_ids={row["user_id"] for row in rows} | sides)
+    return Facts(users, transactions)
+
+
+def _send_one(row: Row, claim: str, facts: Facts, connection: Any) -> Outcome | None:
     """Return what became of it, or None when it is somebody else's by now. Raises Transient."""
     try:
-        message = _message(row, connection)
-    except Transient:
-        raise
+        message = _message(row, facts, connection)
     except Exception as error:
         # One that cannot be written stops no other.
         logger.error("notification cannot be written", extra={"notice_id": row["_id"]}, exc_info=error)
@@ -263,13 +286,13 @@ def _write_outcome(row: Row, claim: str, outcome: Outcome) -> NoticeStatus:
     return status
 
 
-def _message(row: Row, connection: Any) -> EmailMultiAlternatives | None:
-    """Return the mail, or None when it must not or cannot be sent to anybody. Raises Transient."""
-    user = accounts.find_user(user_id=row["user_id"])
+def _message(row: Row, facts: Facts, connection: Any) -> EmailMultiAlternatives | None:
+    """Return the mail, or None when it must not or cannot be sent to anybody."""
+    user = facts.users.get(row["user_id"])
     if user is None or not user.is_active or user.email_notifications is False:
         return None
     way_out = unsubscribe_url(user_id=row["user_id"])
-    letter = _letter(row, known_locale(user.locale or ""), way_out)
+    letter = _letter(row, facts, known_locale(user.locale or ""), way_out)
     domain = parseaddr(settings.DEFAULT_FROM_EMAIL)[1].rpartition("@")[2] or "localhost"
     message = EmailMultiAlternatives(
         letter.subject,
@@ -287,14 +310,12 @@ def _message(row: Row, connection: Any) -> EmailMultiAlternatives | None:
     return message
 
 
-def _letter(row: Mapping[str, Any], locale: str, way_out: str) -> Letter:
+def _letter(row: Mapping[str, Any], facts: Facts, locale: str, way_out: str) -> Letter:
     kind = Kind(row["kind"])
     if kind is Kind.WEBHOOK_DISABLED:
         return disabled_letter(row["facts"], locale=locale, unsubscribe_url=way_out)
-    transaction = selectors.find_transaction(transaction_id=row["transaction_id"])
-    if transaction is None:
-        raise LookupError("there is no such transaction")
+    transaction = facts.transactions[row["transaction_id"]]
     side = "sender_id" if kind is Kind.RECEIVED else "receiver_id"
-    other = accounts.find_user(user_id=transaction[side])
+    other = facts.users.get(transaction[side])
     other_name = other.name if other else ""
     return transfer_letter(kind, transaction, other_name=other_name, locale=locale, unsubscribe_url=way_out)

@@ -185,16 +185,21 @@ def find_notice(*, notice_id: str) -> dict[str, Any] | None:
 
 
 def report_notices() -> Report:
-    """Say how long the e-mail that is due longest has waited. Reads one row of the sparse work list."""
+    """Say how long the e-mail that is due longest has waited. Reads one row of each sparse work list."""
     if not settings.NOTIFICATIONS_ENABLED:
         return Report(is_well=True, facts={"status": "off"})
-    with unavailable_is_transient():
-        found = collection(Notice).find({"next_attempt_at": {"$exists": True}}, {"next_attempt_at": 1})
-        rows = list(found.sort("next_attempt_at", 1).limit(1).max_time_ms(QUERY_TIME_MS_MAX))
-    overdue_seconds = (clock.now() - rows[0]["next_attempt_at"]).total_seconds() if rows else 0.0
+    oldest = [_first_due(Notice, "next_attempt_at"), _first_due(Transaction, "notices_due_at")]
+    overdue_seconds = max((clock.now() - at).total_seconds() if at else 0.0 for at in oldest)
     is_well = overdue_seconds < settings.NOTIFICATIONS_OVERDUE_SECONDS_MAX
     facts = {"status": "up" if is_well else "behind", "overdue_seconds": round(max(0.0, overdue_seconds), 3)}
     return Report(is_well, facts)
+
+
+def _first_due(document: type[Notice | Transaction], field: str) -> datetime | None:
+    with unavailable_is_transient():
+        found = collection(document).find({field: {"$exists": True}}, {field: 1}).sort(field, 1)
+        rows = list(found.limit(1).max_time_ms(QUERY_TIME_MS_MAX))
+    return rows[0][field] if rows else None
 
 
 def report_saga() -> Report:

@@ -39,9 +39,10 @@ _LOCAL_URL = f"http://localhost:{env.int('PAYFLOW_WEB_PORT', default=8000)}"
 PUBLIC_URL = env.str("PUBLIC_URL", default=_LOCAL_URL).rstrip("/")
 NOTIFICATIONS_ENABLED = env.bool("NOTIFICATIONS_ENABLED", default=_EMAIL_URL != _OFF)
 NOTIFICATIONS_EVERY_SECONDS = env.float("NOTIFICATIONS_EVERY_SECONDS", default=2.0)
-# A tick sends so many, and more while less than half of the time to the next has gone: mails must not take
-# the machine from transfers. And it begins nothing after TICK_SECONDS_MAX.
+# A tick sends so many, and more while less than this share of the time to the next has gone: mails must not
+# take the machine from transfers. And it begins nothing after TICK_SECONDS_MAX.
 NOTIFICATIONS_BATCH_MAX = env.int("NOTIFICATIONS_BATCH_MAX", default=50)
+NOTIFICATIONS_SHARE_MAX = env.float("NOTIFICATIONS_SHARE_MAX", default=0.25)
 NOTIFICATIONS_TICK_SECONDS_MAX = env.float("NOTIFICATIONS_TICK_SECONDS_MAX", default=20.0)
 # Whoever has taken a mail and not said what became of it after so long has died.
 NOTIFICATIONS_CLAIM_SECONDS = env.float("NOTIFICATIONS_CLAIM_SECONDS", default=120.0)
@@ -54,6 +55,7 @@ safety.refuse_out_of_range(
     [
         ("EMAIL_TIMEOUT_SECONDS", EMAIL_TIMEOUT, 0.1, 60),
         ("NOTIFICATIONS_BATCH_MAX", NOTIFICATIONS_BATCH_MAX, 1, 1_000),
+        ("NOTIFICATIONS_SHARE_MAX", NOTIFICATIONS_SHARE_MAX, 0, 1),
         ("NOTIFICATIONS_ATTEMPTS_MAX", NOTIFICATIONS_ATTEMPTS_MAX, 1, 20),
         ("NOTIFICATIONS_RETENTION_DAYS", NOTIFICATIONS_RETENTION_DAYS, 1, inf),
         # A tick ends with its last mail: what it took must still be its own then.

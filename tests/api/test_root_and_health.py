@@ -13,7 +13,8 @@ from payflow.mongodb import collection
 from tests.api.client import Api, Party, assert_problem, facts
 from tests.transfers import world
 from tests.webhooks import hooks
-from transfers.documents import Notice
+from transfers import notices
+from transfers.documents import Notice, Transaction
 from wallets import selectors
 from webhooks.documents import Delivery
 
@@ -69,13 +70,25 @@ def test_degraded_but_serving_while_no_worker_takes_what_waits(anyone: Api, anna
     assert anyone.get("/health/ready").json() == READY
 
 
+@pytest.mark.parametrize(
+    ("document", "field"),
+    [(Notice, "next_attempt_at"), (Transaction, "notices_due_at")],
+    ids=["one", "none yet"],
+)
 def test_degraded_but_serving_while_mails_wait(
-    anyone: Api, anna: Party, bob: Party, settings: LazySettings
+    document: type[Notice | Transaction],
+    field: str,
+    anyone: Api,
+    anna: Party,
+    bob: Party,
+    settings: LazySettings,
 ) -> None:
     world.play(anna.api.post_json("/transactions", {"receiver_id": bob.id, "amount": "1.00"}).json()["id"])
     assert anyone.get("/health").json()["notifications"]["status"] == "up"
+    if document is Notice:
+        notices.write_down(transactions_max=1)
     long_ago = clock.after(clock.now(), -settings.NOTIFICATIONS_OVERDUE_SECONDS_MAX)
-    collection(Notice).update_one({}, {"$set": {"next_attempt_at": long_ago}})
+    collection(document).update_one({}, {"$set": {field: long_ago}})
     body = anyone.get("/health").json()
     assert (body["status"], body["notifications"]["status"]) == ("degraded", "behind")
     assert body["notifications"]["overdue_seconds"] >= settings.NOTIFICATIONS_OVERDUE_SECONDS_MAX

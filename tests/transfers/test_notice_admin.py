@@ -11,6 +11,7 @@ from payflow import clock
 from payflow.mongodb import collection
 from tests.accounts.factories import UserFactory
 from tests.transfers import world
+from transfers import notices
 from transfers.documents import Notice
 
 LIST = reverse("admin:transfers_noticerow_changelist")
@@ -27,6 +28,7 @@ def staff() -> Client:
 def rows(alice: str, bob: str) -> dict[str, str]:
     """Return the ids of notices by status."""
     world.play(*[world.start(alice, bob, 900_000 + n) for n in range(4)])
+    notices.write_down(transactions_max=4)
     ids = [row["_id"] for row in collection(Notice).find()]
     found = dict(zip(("FAILED", "UNKNOWN", "SENT", "PENDING"), ids, strict=True))
     for status, id_ in found.items():

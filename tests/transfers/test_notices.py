@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,8 +19,9 @@ from payflow.errors import Transient
 from payflow.mongodb import collection
 from tests.transfers import world
 from tests.transfers.workers import prefork_worker
-from transfers import inbox, moves, notice_texts, notices, postman, recovery, tasks
-from transfers.documents import Kind, Notice
+from transfers import inbox, moves, notice_texts, notices, postman, recovery, saga, tasks
+from transfers.documents import Kind, Notice, Transaction
+from wallets import services as wallet_services
 
 LINK = "https://payflow.example/auth/unsubscribe?token=a%3Ab"
 ROW: dict[str, Any] = {
@@ -32,6 +34,10 @@ ROW: dict[str, Any] = {
 }
 
 
+def write_down() -> int:
+    return notices.write_down(transactions_max=100)
+
+
 def written() -> set[tuple[str, str]]:
     return {(row["kind"], row["user_id"]) for row in collection(Notice).find()}
 
@@ -40,34 +46,75 @@ def written() -> set[tuple[str, str]]:
 
 
 def test_both_hear_of_a_transfer_and_only_the_sender_of_a_failure(alice: str, bob: str) -> None:
-    failed = world.start(alice, bob, 900_000)
-    world.play(failed)
+    world.play(world.start(alice, bob, 900_000))
+    assert write_down() == 1
     assert written() == {("TRANSFER_FAILED", alice)}
     world.play(world.start(alice, bob, 100))
+    assert write_down() == 1
     assert written() == {("TRANSFER_FAILED", alice), ("TRANSFER_SENT", alice), ("TRANSFER_RECEIVED", bob)}
 
 
-def test_announcing_again_and_again_writes_nothing_more(alice: str, bob: str) -> None:
+def test_of_one_that_was_refunded_only_the_sender_hears(alice: str, bob: str) -> None:
+    transaction = world.start(alice, bob, 100)
+    saga.debit([transaction])
+    wallet_services.freeze_wallets(user_id=bob)
+    saga.refund(saga.credit([transaction]).refused)
+    assert world.row_of(transaction)["failure"]["refunded"]
+    write_down()
+    assert written() == {("TRANSFER_FAILED", alice)}
+
+
+def test_one_that_has_not_ended_is_told_of_to_nobody(alice: str, bob: str) -> None:
+    transaction = world.start(alice, bob, 100)
+    saga.credit(saga.debit([transaction]))
+    assert write_down() == 0
+    saga.complete([transaction])
+    assert write_down() == 1
+
+
+def test_the_first_that_ended_come_first_and_no_more_than_are_asked_for(alice: str, bob: str) -> None:
+    transactions = [world.start(alice, bob, 100) for _ in range(3)]
+    for transaction in reversed(transactions):
+        world.play(transaction)
+        time.sleep(0.002)
+    notices.write_down(transactions_max=2)
+    assert {row["transaction_id"] for row in collection(Notice).find()} == set(transactions[1:])
+    assert [notices.write_down(transactions_max=2) for _ in range(2)] == [1, 0]
+
+
+def test_with_notifications_off_nobody_is_told_of_what_ended_meanwhile(
+    alice: str, bob: str, settings: LazySettings
+) -> None:
+    settings.NOTIFICATIONS_ENABLED = False
+    world.play(world.start(alice, bob, 100))
+    settings.NOTIFICATIONS_ENABLED = True
+    assert write_down() == 0
+
+
+def test_announcing_and_writing_again_and_again_writes_nothing_more(alice: str, bob: str) -> None:
     transactions = [world.start(alice, bob, 100) for _ in range(3)]
     world.play(*transactions)
+    due = [world.row_of(transaction)["notices_due_at"] for transaction in transactions]
+    write_down()
     before = list(collection(Notice).find().sort("_id", 1))
     for _ in range(2):
         moves.announce([world.row_of(transaction) for transaction in transactions])
+        # As after a death before it was taken back.
+        for transaction, at in zip(transactions, due, strict=True):
+            collection(Transaction).update_one({"_id": transaction}, {"$set": {"notices_due_at": at}})
+        assert write_down() == 3
     assert list(collection(Notice).find().sort("_id", 1)) == before
     assert len(before) == 6
 
 
-@pytest.mark.parametrize(("point", "count"), [("saga.moved_to_completed", 0), ("notices.written", 2)])
-def test_a_kill_around_the_writing_loses_and_doubles_nothing(
-    point: str, count: int, alice: str, bob: str, tmp_path: Path
-) -> None:
+def test_a_kill_while_it_ends_loses_and_doubles_nothing(alice: str, bob: str, tmp_path: Path) -> None:
     transaction = world.start(alice, bob, 100)
-    with prefork_worker({"PAYFLOW_CRASH_AT": point, "PAYFLOW_DATA_DIR": str(tmp_path)}) as worker:
+    armed = {"PAYFLOW_CRASH_AT": "saga.moved_to_completed", "PAYFLOW_DATA_DIR": str(tmp_path)}
+    with prefork_worker(armed) as worker:
         inbox.push([transaction])
         tasks.start_saga()
         assert worker.wait(timeout=60) == -signal.SIGKILL
-    assert len(written()) == count
-    # What was written down may have been sent by now.
+    # Before its last event was told: what is written down may have been sent by then.
     postman.send_due()
     world.make_due(transaction)
     recovery.recover_stalled()
@@ -93,20 +140,21 @@ def test_a_kill_around_the_writing_loses_and_doubles_nothing(
 def test_a_write_that_may_not_last_is_done_again(
     details: dict[str, Any], alice: str, bob: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a replica set says when it loses its primary; the transaction stays on recovery's list."""
+    """What a replica set says when it loses its primary; the transaction stays on the list."""
 
     class Unsure:
         def insert_many(self, rows: list, *, ordered: bool) -> None:
             raise BulkWriteError(details)
 
-    transaction = world.start(alice, bob, 100)
+    world.play(world.start(alice, bob, 100))
+    real = notices.collection
     with monkeypatch.context() as patched:
-        patched.setattr(notices, "collection", lambda *_, **__: Unsure())
+        patched.setattr(
+            notices, "collection", lambda of, **more: Unsure() if of is Notice else real(of, **more)
+        )
         with pytest.raises(Transient):
-            world.play(transaction)
-    assert "due_at" in world.row_of(transaction)
-    world.make_due(transaction)
-    recovery.recover_stalled()
+            write_down()
+    assert write_down() == 1
     assert written() == {("TRANSFER_SENT", alice), ("TRANSFER_RECEIVED", bob)}
 
 
@@ -115,6 +163,7 @@ def test_what_ended_long_ago_is_removed(
 ) -> None:
     monkeypatch.setattr(notices, "REMOVED_MAX", 2)
     world.play(*[world.start(alice, bob, 100) for _ in range(4)])
+    write_down()
     everything = [row["_id"] for row in collection(Notice).find().sort("_id", 1)]
     old, recent = (clock.after(clock.now(), -86_400 * days) for days in (8, 6))
     settings.NOTIFICATIONS_RETENTION_DAYS = 7

@@ -48,6 +48,7 @@ def failed(alice: str, bob: str) -> str:
     """A declined transfer: one notice, for the sender."""
     transaction = world.start(alice, bob, 900_000)
     world.play(transaction)
+    notices.write_down(transactions_max=1)
     return transaction
 
 
@@ -275,6 +276,20 @@ def test_beat_has_a_worker_send_them(sink: Sink, failed: str) -> None:
 
 
 # --- Death and races --------------------------------------------------------------------------------------
+
+
+def test_one_killed_once_they_are_written_down_is_followed_by_one_who_sends_them(
+    sink: Sink, alice: str, bob: str, tmp_path: Path
+) -> None:
+    world.play(world.start(alice, bob, 100))
+    armed = {"PAYFLOW_CRASH_AT": "notices.written", "PAYFLOW_DATA_DIR": str(tmp_path)}
+    assert postman_process(sink, armed).wait(timeout=60) == -signal.SIGKILL
+    assert [(notice["status"], notice.get("attempt_count")) for notice in stored()] == [("PENDING", None)] * 2
+    assert collection(Transaction).find_one()["notices_due_at"]
+    for _ in range(2):
+        postman.send_due()
+    assert sorted(sink.ids) == sorted(notice["_id"] for notice in stored())
+    assert "notices_due_at" not in collection(Transaction).find_one()
 
 
 @pytest.mark.parametrize(("point", "given"), [("notices.sending", 0), ("notices.handed_over", 1)])
