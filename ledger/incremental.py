@@ -25,8 +25,8 @@ from ledger.verdict import Tally, Violation
 from ledger.verification import Document, Fault, entry_faults, link_faults, malformation
 
 BATCH_WALLETS = 100
-BATCH_ENTRIES = 5_000
-BATCH_TRANSACTIONS = 100
+BATCH_ENTRIES = 2_000
+BATCH_TRANSACTIONS = 500
 # What is missing is reported when it still is after so long.
 MISSING_SECONDS_MIN = 5.0
 ORDER = {"wallet_id": 1, "sequence": 1}

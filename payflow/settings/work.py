@@ -12,7 +12,7 @@ from payflow.settings.mail import NOTIFICATIONS_EVERY_SECONDS
 
 DEFAULT_CURRENCY = env.str("DEFAULT_CURRENCY", default="USD")
 SAGA_BATCH_MAX = env.int("SAGA_BATCH_MAX", default=500)
-SAGA_LINGER_SECONDS = env.float("SAGA_LINGER_SECONDS", default=0.03)
+SAGA_LINGER_SECONDS = env.float("SAGA_LINGER_SECONDS", default=0.06)
 SAGA_CROWD_LINGER_SECONDS = env.float("SAGA_CROWD_LINGER_SECONDS", default=0.15)
 SAGA_STALLED_AFTER_SECONDS = env.float("SAGA_STALLED_AFTER_SECONDS", default=5.0)
 SAGA_EXPIRES_AFTER_SECONDS = env.float("SAGA_EXPIRES_AFTER_SECONDS", default=900.0)
@@ -34,7 +34,7 @@ EVENTS_STREAM_LENGTH_MAX = env.int("EVENTS_STREAM_LENGTH_MAX", default=20_000)
 # --- The continuous audit ---------------------------------------------------------------------------------
 
 AUDIT_EVERY_SECONDS = env.float("AUDIT_EVERY_SECONDS", default=10.0)
-AUDIT_TICK_SECONDS_MAX = env.float("AUDIT_TICK_SECONDS_MAX", default=5.0)
+AUDIT_TICK_SECONDS_MAX = env.float("AUDIT_TICK_SECONDS_MAX", default=2.5)
 AUDIT_NEW_ENTRIES_MAX = env.int("AUDIT_NEW_ENTRIES_MAX", default=5_000)
 AUDIT_OLD_ENTRIES_MAX = env.int("AUDIT_OLD_ENTRIES_MAX", default=1_000)
 AUDIT_WALLETS_MAX = env.int("AUDIT_WALLETS_MAX", default=500)

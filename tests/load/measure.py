@@ -63,9 +63,9 @@ def _measure_transfers(target: Target) -> dict[str, Any]:
     _warm_up(target)
     report = {
         "throughput": http_part.throughput(target),
-        "batches": http_part.in_batches(target),
         "latency": http_part.latency(target),
         "memory": http_part.memory(target),
+        "batches": http_part.in_batches(target),
         "saga": saga_alone(target),
     }
     return {**report, "completed": completed()}
