@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 from celery import chain
@@ -292,7 +293,7 @@ def test_a_chain_waits_for_company_and_a_little_longer_where_a_crowd_comes(
 ) -> None:
     settings.SAGA_BATCH_MAX, settings.SAGA_LINGER_SECONDS, settings.SAGA_CROWD_LINGER_SECONDS = 20, 1, 7
     slept: list[float] = []
-    monkeypatch.setattr(tasks.time, "sleep", slept.append)
+    monkeypatch.setattr(tasks, "time", SimpleNamespace(sleep=slept.append))
     monkeypatch.setattr(tasks, "start_saga", lambda: None)
     if waiting:
         inbox.push([f"txn_{number}" for number in range(waiting)])

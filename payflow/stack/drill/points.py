@@ -13,7 +13,7 @@ from payflow.stack.drill.watch import Watch
 from payflow.stack.stack import Stack
 
 ARMED_MAX = 4
-# A point that nobody has reached for so long makes room for another, and has its turn later.
+# A point that nobody has reached for so long makes room for another, if one waits, and has its turn later.
 PATIENCE_SECONDS = 6.0
 LOOK_SECONDS = 0.1
 PAUSE_SECONDS = (0.1, 0.8)
@@ -73,6 +73,9 @@ class Points:
                     self._watch.note("points")
 
     def _make_room(self) -> None:
+        if len(self.missing()) <= ARMED_MAX:
+            # The last ones are rare: they stay armed until chance brings somebody by.
+            return
         for name, since in list(self._armed.items()):
             if time.monotonic() - since > PATIENCE_SECONDS:
                 crashpoints.disarm(self._stack.data_dir, name)
