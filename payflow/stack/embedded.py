@@ -29,8 +29,8 @@ from payflow.stack.process import Process
 START_SECONDS_MAX = 60.0
 STOP_SECONDS_MAX = 20.0
 POLL_SECONDS = 0.02
-# The engine would take half of the machine's memory for its cache; a demo stack must stay small. Of a cache so
-# small the usual few percent would be written out again and again: a transfer changes its document five times.
+# The engine would take half of the machine's memory for its cache; a demo stack must stay small. Of so small
+# a cache the usual few percent would be written out again and again: a transfer changes its document often.
 MONGO_CACHE = (
     "cache_size=96M,eviction_dirty_target=50,eviction_dirty_trigger=75"
     ",eviction_updates_target=40,eviction_updates_trigger=60"
