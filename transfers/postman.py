@@ -30,7 +30,6 @@ from django.core import mail
 from django.core.mail import EmailMultiAlternatives
 
 from accounts import selectors as accounts
-from accounts.models import User
 from accounts.unsubscribing import unsubscribe_url
 from payflow import clock, metrics
 from payflow.crashpoints import crash_point
@@ -66,7 +65,7 @@ class Outcome:
 class Facts:
     """Whom and what a batch of notices speaks of, by id, as it was when the batch was claimed."""
 
-    users: Mapping[str, User]
+    users: Mapping[str, accounts.User]
     transactions: Mapping[str, Row]
 
 
