@@ -7,22 +7,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
+
+# As json.dumps does it, at a tenth of the cost: of a batch there are hundreds to write.
+_quote = json.encoder.encode_basestring_ascii
 
 
 def canonical_json(value: Any) -> str:
     """Return `value` as text that does not depend on the order of fields or on how a number is spelt.
 
     Numbers are int or Decimal, as `payflow.api.parsers` reads them; 1, 1.0 and 1e0 are one number. Nothing is
-    rounded.
+    rounded. Raises TypeError for what no JSON stands for.
     """
-    if isinstance(value, Mapping):
-        members = (f"{json.dumps(name)}:{canonical_json(value[name])}" for name in sorted(value))
+    if isinstance(value, str):
+        return _quote(value)
+    if isinstance(value, dict):
+        members = [f"{_quote(name)}:{canonical_json(value[name])}" for name in sorted(value)]
         return "{" + ",".join(members) + "}"
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return "[" + ",".join(map(canonical_json, value)) + "]"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join([canonical_json(element) for element in value]) + "]"
     if isinstance(value, int | Decimal) and not isinstance(value, bool):
         return _number(Decimal(value))
     return json.dumps(value)

@@ -116,8 +116,9 @@ class TransferBatchViewSet(ApiViewSet):
         wanted.is_valid(raise_exception=True)
         limits.count_in(request, "batched", len(wanted.validated_data["transfers"]))
         digest = services.Key(key, canonical.digest(request.data)) if key else None
-        wishes = [_wish(request.user.id, transfer) for transfer in wanted.validated_data["transfers"]]
-        started = batches.start_batch(sender_id=request.user.id, wishes=wishes, key=digest)
+        sender_id = request.user.id
+        wishes = [_wish(sender_id, transfer) for transfer in wanted.validated_data["transfers"]]
+        started = batches.start_batch(sender_id=sender_id, wishes=wishes, key=digest)
         if started.is_ours and started.transactions:
             _set_going([transaction["_id"] for transaction in started.transactions])
         headers = {idempotency.REPLAYED_HEADER: "true"} if started.replayed else {}
