@@ -44,21 +44,26 @@ class Report:
     undriven: int = 0
 
 
-def recover_stalled() -> Report:
+def recover_stalled(*, waited_seconds: float = 0.0) -> Report:
     """Re-drive up to RECOVERY_BATCH_MAX transactions that are due, the longest overdue first.
+
+    `waited_seconds`: how long transactions wait in the inbox at present. One is stalled only when it has been
+    due for longer: else a rush that makes all of them wait would have recovery do what is about to be done
+    anyway, at a higher price, and so grow.
 
     Safe to run anywhere, several times at once. Raises Transient when a server does not answer; what was
     claimed comes up again later.
     """
     with _turn() as is_ours:
-        return _recover() if is_ours else Report()
+        return _recover(waited_seconds) if is_ours else Report()
 
 
-def _recover() -> Report:
+def _recover(waited_seconds: float) -> Report:
     # First: what they write down is due already.
     _finish_batches()
     now = clock.now()
-    rows = selectors.find_stalled(now=now, limit=settings.RECOVERY_BATCH_MAX)
+    due_by = clock.after(now, -waited_seconds)
+    rows = selectors.find_stalled(now=due_by, limit=settings.RECOVERY_BATCH_MAX)
     if not rows:
         return Report()
     rows, flagged = _claim(rows, now)

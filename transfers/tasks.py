@@ -136,9 +136,13 @@ def tell_failed_refunds(transaction_ids: list[str]) -> None:
 def recover() -> None:
     """Beat's task: re-drive what has stalled, and start a chain if what waits in the inbox has none."""
     try:
-        recovery.recover_stalled()
+        line = inbox.watch(remember_seconds=INBOX_TICKS * settings.RECOVERY_EVERY_SECONDS)
+    except Transient:
+        line = inbox.Line()
+    try:
+        recovery.recover_stalled(waited_seconds=line.waited_seconds)
     finally:
-        if inbox.is_stuck(remember_seconds=INBOX_TICKS * settings.RECOVERY_EVERY_SECONDS):
+        if line.is_stuck:
             start_saga()
 
 
