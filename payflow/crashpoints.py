@@ -70,6 +70,7 @@ POINTS = (
     "notices.written",
     "notices.sending",
     "notices.handed_over",
+    "notices.accepted",
     # Webhooks: writing deliveries down, giving them their places, and each attempt.
     "fanout.found",
     "fanout.inserted",

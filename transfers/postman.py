@@ -4,9 +4,9 @@ What must stay true: no notice is given to the mail server again when it may hav
 has no ids by which a server would know a repeat, so a notice is marked SENDING, on disk, before it goes out:
 - the server said yes: SENT;
 - it said no, was not reached, or was not given the mail at all: PENDING again, for a later try, or FAILED;
-- nobody heard what it said, for the connection ended or we died: UNKNOWN. It is not sent again. A mail that
-  is missing does less harm than a second one, which seems to tell of a second payment; the transaction itself
-  can be looked up at any time. UNKNOWN ones are counted and listed for staff.
+- nobody heard what it said, for the connection ended or we died before it was written down: UNKNOWN. It is
+  not sent again. A mail that is missing does less harm than a second one, which seems to tell of a second
+  payment; the transaction itself can be looked up at any time. UNKNOWN ones are counted and listed for staff.
 All of this lives in MongoDB; what ticks is beat.
 """
 
@@ -37,7 +37,7 @@ from payflow.errors import Transient
 from payflow.locales import known_locale
 from payflow.mongodb import collection, unavailable_is_transient
 from payflow.smtp import OutcomeUnknown
-from transfers import notices, selectors
+from transfers import inbox, notices, selectors
 from transfers.documents import Kind, Notice, NoticeStatus
 from transfers.notice_texts import Letter, disabled_letter, transfer_letter
 from transfers.notices import Row
@@ -45,6 +45,8 @@ from transfers.notices import Row
 logger = logging.getLogger(__name__)
 ATTEMPTS_KEPT_MAX = 40
 EXPIRED_MAX = 1_000
+# Of so many mails a process that dies may know alone that they were accepted: that is written down together.
+SENT_UNWRITTEN_MAX = 10
 TRIES_SECONDS = (30.0, 120.0, 480.0, 1_800.0, 7_200.0, 21_600.0, 43_200.0)
 JITTER = 0.1
 # This process's threads are webhooks' too: mails take one of them.
@@ -79,7 +81,7 @@ def send_due() -> dict[str, int]:
     """Send notices that are due; return how many ended how. Raises Transient.
 
     Up to NOTIFICATIONS_BATCH_MAX, and while it goes well more, for NOTIFICATIONS_SHARE_MAX of the time
-    between ticks.
+    between ticks; no more while transfers come faster than they are made.
 
     Several processes may do so at once: each notice has one holder.
     """
@@ -95,13 +97,21 @@ def send_due() -> dict[str, int]:
             sent_before = done[NoticeStatus.SENT.value]
             _send_all(rows, claim, done)
             is_going_well = done[NoticeStatus.SENT.value] > sent_before
-            if not is_going_well or time.monotonic() > enough:
+            if not is_going_well or time.monotonic() > enough or _is_rush():
                 break
     finally:
         _one_at_a_time.release()
     if any(done.values()):
         logger.info("notifications handled", extra={name.lower(): n for name, n in done.items() if n})
     return done
+
+
+def _is_rush() -> bool:
+    """Say whether more transfers wait than the saga takes at once; False where Redis does not tell."""
+    try:
+        return inbox.count() > settings.SAGA_BATCH_MAX
+    except Transient:
+        return False
 
 
 def retry(notice_ids: Sequence[str]) -> int:
@@ -166,17 +176,34 @@ def _send_all(rows: list[Row], claim: str, done: Counter[str]) -> None:
     """Send over one connection until the time is up; give the rest back."""
     deadline = time.monotonic() + settings.NOTIFICATIONS_TICK_SECONDS_MAX
     connection = mail.get_connection()
+    sent: list[Row] = []
+
+    def write_sent() -> None:
+        if sent:
+            crash_point("notices.accepted")
+            done[_write_outcome(sent, claim, Outcome(NoticeStatus.SENT)).value] += len(sent)
+            sent.clear()
+
     try:
         facts = _look_up(rows)
         for row in rows:
             if time.monotonic() > deadline:
                 break
             outcome = _send_one(row, claim, facts, connection)
-            if outcome is not None:
-                done[_write_outcome(row, claim, outcome).value] += 1
+            if outcome is None:
+                continue
+            if outcome.status is not NoticeStatus.SENT:
+                done[_write_outcome([row], claim, outcome).value] += 1
+                continue
+            sent.append(row)
+            if len(sent) >= SENT_UNWRITTEN_MAX:
+                write_sent()
     finally:
         _hang_up(connection)
-        _give_back(rows, claim)
+        try:
+            write_sent()
+        finally:
+            _give_back(rows, claim)
 
 
 def _give_back(rows: list[Row], claim: str) -> None:
@@ -259,11 +286,14 @@ def _mark_sending(row: Row, claim: str) -> bool:
         return collection(Notice).update_one(query, {"$set": change}).modified_count == 1
 
 
-def _write_outcome(row: Row, claim: str, outcome: Outcome) -> NoticeStatus:
-    """Write down how it went, and when the next try is; return its status."""
-    now, count, status = clock.now(), row.get("attempt_count", 0) + 1, outcome.status
+def _write_outcome(rows: list[Row], claim: str, outcome: Outcome) -> NoticeStatus:
+    """Write down how it went with all of them, and when the next try is; return their status.
+
+    Those that are to be tried again must have been tried equally often.
+    """
+    now, count, status = clock.now(), rows[0].get("attempt_count", 0) + 1, outcome.status
     attempt = {"at": now, "result": status.value, "reason": outcome.reason}
-    change: dict[str, Any] = {"attempt_count": count}
+    change: dict[str, Any] = {}
     gone: dict[str, str] = {"claim": ""}
     if not outcome.is_final and count < settings.NOTIFICATIONS_ATTEMPTS_MAX:
         status = NoticeStatus.PENDING
@@ -271,17 +301,22 @@ def _write_outcome(row: Row, claim: str, outcome: Outcome) -> NoticeStatus:
     else:
         change["finished_at"] = now
         gone = _CLAIMED
-        metrics.NOTIFICATIONS_ENDED.labels(status.value).inc()
     update = {
         "$set": {**change, "status": status.value},
         "$unset": gone,
+        "$inc": {"attempt_count": 1},
         "$push": {"attempts": {"$each": [attempt], "$slice": -ATTEMPTS_KEPT_MAX}},
     }
+    ids = [row["_id"] for row in rows]
     with unavailable_is_transient():
-        collection(Notice).update_one({"_id": row["_id"], "claim": claim}, update)
+        # Lost with the machine, it is UNKNOWN, as if we had died before: what was marked stays marked.
+        collection(Notice, lasting=False).update_many({"_id": {"$in": ids}, "claim": claim}, update)
+    if status is not NoticeStatus.PENDING:
+        metrics.NOTIFICATIONS_ENDED.labels(status.value).inc(len(rows))
     if status in (NoticeStatus.FAILED, NoticeStatus.UNKNOWN):
-        extra = {"notice_id": row["_id"], "status": status.value, "reason": outcome.reason}
-        logger.warning("notification not sent", extra=extra)
+        for id_ in ids:
+            extra = {"notice_id": id_, "status": status.value, "reason": outcome.reason}
+            logger.warning("notification not sent", extra=extra)
     return status
 
 

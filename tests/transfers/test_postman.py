@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -16,11 +17,12 @@ from django.conf import settings as settings_
 from accounts.models import User
 from payflow import clock, redisdb
 from payflow.celery import app
+from payflow.errors import Transient
 from payflow.mongodb import collection
 from tests.transfers import world
 from tests.transfers.mail_sink import Sink, listening_sink, postman_process
 from tests.transfers.workers import eventually
-from transfers import notices, postman
+from transfers import inbox, notices, postman
 from transfers.documents import Notice, Transaction
 
 
@@ -207,6 +209,29 @@ def test_a_tick_goes_on_while_there_is_work(
     assert len([notice for notice in stored() if notice.get("attempt_count")]) == max(given, 2)
 
 
+@pytest.mark.parametrize(("waiting", "given"), [(0, 6), (20, 6), (21, 2)])
+def test_a_rush_of_transfers_leaves_mails_a_batch_at_a_time(
+    waiting: int, given: int, sink: Sink, alice: str, bob: str, settings: LazySettings
+) -> None:
+    settings.NOTIFICATIONS_BATCH_MAX, settings.NOTIFICATIONS_EVERY_SECONDS = 2, 600.0
+    settings.NOTIFICATIONS_TICK_SECONDS_MAX, settings.SAGA_BATCH_MAX = 600.0, 20
+    world.play(*[world.start(alice, bob, 1) for _ in range(3)])
+    if waiting:
+        inbox.push([f"txn_{number}" for number in range(waiting)])
+    postman.send_due()
+    assert len(sink.mails) == given
+
+
+def test_without_redis_nobody_knows_of_a_rush(
+    sink: Sink, alice: str, bob: str, settings: LazySettings, request: pytest.FixtureRequest
+) -> None:
+    settings.NOTIFICATIONS_BATCH_MAX, settings.NOTIFICATIONS_EVERY_SECONDS = 2, 600.0
+    world.play(*[world.start(alice, bob, 1) for _ in range(3)])
+    request.getfixturevalue("redis_down")
+    postman.send_due()
+    assert len(sink.mails) == 6
+
+
 # --- Who gets none ----------------------------------------------------------------------------------------
 
 
@@ -305,6 +330,40 @@ def test_one_killed_around_the_handing_over_is_never_sent_again(
     assert [postman.send_due()["UNKNOWN"] for _ in range(2)] == [1, 0]
     assert (only()["status"], len(sink.mails)) == ("UNKNOWN", given)
     assert postman.retry([only()["_id"]]) == 0
+
+
+def test_several_whose_acceptance_dies_with_the_sender_are_never_sent_again(
+    sink: Sink, alice: str, bob: str, tmp_path: Path
+) -> None:
+    world.play(world.start(alice, bob, 100))
+    armed = {"PAYFLOW_CRASH_AT": "notices.accepted", "PAYFLOW_DATA_DIR": str(tmp_path)}
+    assert postman_process(sink, armed).wait(timeout=60) == -signal.SIGKILL
+    assert [notice["status"] for notice in stored()] == ["SENDING"] * 2
+    make_due()
+    assert postman.send_due()["UNKNOWN"] == 2
+    assert ([notice["status"] for notice in stored()], len(sink.mails)) == (["UNKNOWN"] * 2, 2)
+
+
+def test_how_the_others_went_is_written_down_whatever_happens_to_one(
+    sink: Sink, alice: str, bob: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.play(*[world.start(alice, bob, 1) for _ in range(7)])
+    mark, marked = postman._mark_sending, []
+
+    def mark_a_dozen(row: dict, claim: str) -> bool:
+        marked.append(row)
+        if len(marked) > 12:
+            raise Transient("the database is away")
+        return mark(row, claim)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(postman, "_mark_sending", mark_a_dozen)
+        with pytest.raises(Transient):
+            postman.send_due()
+    states = [(notice["status"], notice.get("claim"), notice.get("attempt_count")) for notice in stored()]
+    assert Counter(states) == {("SENT", None, 1): 12, ("PENDING", None, None): 2}
+    assert postman.send_due() == {"UNKNOWN": 0, "SENT": 2}
+    assert sorted(sink.ids) == sorted(notice["_id"] for notice in stored())
 
 
 def test_one_who_was_only_slow_still_says_how_it_went(
