@@ -39,9 +39,9 @@ _LOCAL_URL = f"http://localhost:{env.int('PAYFLOW_WEB_PORT', default=8000)}"
 PUBLIC_URL = env.str("PUBLIC_URL", default=_LOCAL_URL).rstrip("/")
 NOTIFICATIONS_ENABLED = env.bool("NOTIFICATIONS_ENABLED", default=_EMAIL_URL != _OFF)
 NOTIFICATIONS_EVERY_SECONDS = env.float("NOTIFICATIONS_EVERY_SECONDS", default=2.0)
-# A tick sends so many, and more while less than this share of the time to the next has gone: mails must not
-# take the machine from transfers. And it begins nothing after TICK_SECONDS_MAX.
-NOTIFICATIONS_BATCH_MAX = env.int("NOTIFICATIONS_BATCH_MAX", default=50)
+# A tick sends so many, and more while less than this share of the time to the next has gone and transfers do
+# not wait: mails must not take the machine from them. And it begins nothing after TICK_SECONDS_MAX.
+NOTIFICATIONS_BATCH_MAX = env.int("NOTIFICATIONS_BATCH_MAX", default=25)
 NOTIFICATIONS_SHARE_MAX = env.float("NOTIFICATIONS_SHARE_MAX", default=0.25)
 NOTIFICATIONS_TICK_SECONDS_MAX = env.float("NOTIFICATIONS_TICK_SECONDS_MAX", default=20.0)
 # Whoever has taken a mail and not said what became of it after so long has died.
