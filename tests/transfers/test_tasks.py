@@ -300,7 +300,9 @@ def test_what_waits_in_a_line_that_moves_is_not_stalled(alice: str, bob: str) ->
     assert world.status_of(waiting) is Status.COMPLETED
 
 
-@pytest.mark.parametrize("head", [waiting_since(-300), "txn_1", "", "\u0664" * 36])
+# The first is of a day in 2096: names of tests must not tell the time, or the processes that share the suite
+# would not find the same tests.
+@pytest.mark.parametrize("head", [f"txn_03a00000d000{'0' * 20}", "txn_1", "", "\u0664" * 36])
 def test_a_head_that_says_nothing_of_its_time_keeps_recovery_from_nothing(
     head: str, alice: str, bob: str
 ) -> None:
