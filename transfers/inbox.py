@@ -5,26 +5,49 @@ An accelerator only. Losing it loses no transaction: recovery finds them in Mong
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from datetime import datetime
+from math import ceil
 
 from django.conf import settings
 
 from payflow import clock, ids, redisdb
 
 KEY = "payflow:inbox"
-OLDEST_KEY = "payflow:inbox-oldest"
-WAITED_KEY = "payflow:inbox-waited"
+# A list, the newest first: `<milliseconds since 1970> <the id that had waited longest, if any>`.
+LOOKS_KEY = "payflow:inbox-looks"
+# A look is remembered for so many ticks longer than it is of use: some ticks come late.
+TICKS_LATE_MAX = 5
+LOOKS_MAX = 1_000
+_AT_MS = re.compile(r"[0-9]{1,14}")
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
     """How those in the inbox get on. `is_stuck`: nobody takes any.
 
-    `waited_seconds`: how long who was taken last has waited; 0 where nobody waits or nobody is taken.
+    `taken_until`: what was made by then had been taken SAGA_STALLED_AFTER_SECONDS ago; None where that is not
+    known or nobody takes any.
     """
 
     is_stuck: bool = False
-    waited_seconds: float = 0.0
+    taken_until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    at_ms: int
+    head: str
+
+    @property
+    def taken_until_ms(self) -> int | None:
+        """Return until when all were made that had been taken by then; None where the head does not tell."""
+        if not self.head:
+            return self.at_ms
+        made_at_ms = ids.made_at_ms(self.head)
+        # A batch shares its time: of those made with the head others wait behind it.
+        return None if made_at_ms is None else min(made_at_ms - 1, self.at_ms)
 
 
 def push(transaction_ids: list[str]) -> bool:
@@ -53,32 +76,33 @@ def count() -> int:
         return redisdb.client().llen(KEY)
 
 
-def watch(*, remember_seconds: float) -> Line:
-    """Look at the line once per tick. Raises Transient.
+def watch() -> Line:
+    """Look at the line, once per tick of recovery, and remember what was seen. Raises Transient.
 
-    Under load something always waits; only what nobody takes needs somebody who does. How long the line was
-    is remembered for SAGA_STALLED_AFTER_SECONDS beyond its end: what was taken last is still being worked on.
+    Under load something always waits; only what nobody takes needs somebody who does.
     """
+    stalled_after_seconds = settings.SAGA_STALLED_AFTER_SECONDS
+    late_seconds = TICKS_LATE_MAX * settings.RECOVERY_EVERY_SECONDS
+    kept = min(LOOKS_MAX, ceil((stalled_after_seconds + late_seconds) / settings.RECOVERY_EVERY_SECONDS))
+    now = clock.now()
+    now_ms = clock.epoch_ms(now)
     with redisdb.unavailable_is_transient():
         pipeline = redisdb.client().pipeline(transaction=False)
         pipeline.lindex(KEY, 0)
-        pipeline.get(OLDEST_KEY)
-        pipeline.get(WAITED_KEY)
-        oldest, seen, waited = pipeline.execute()
-        if oldest is None:
-            return Line(is_stuck=False, waited_seconds=float(waited or 0))
-        waited_seconds = _waited_seconds(oldest)
-        pipeline.set(OLDEST_KEY, oldest, px=round(remember_seconds * 1000))
-        pipeline.set(WAITED_KEY, waited_seconds, px=round(settings.SAGA_STALLED_AFTER_SECONDS * 1000))
+        pipeline.lrange(LOOKS_KEY, 0, kept - 1)
+        head, remembered = pipeline.execute()
+        pipeline.lpush(LOOKS_KEY, f"{now_ms} {head or ''}")
+        pipeline.ltrim(LOOKS_KEY, 0, kept - 1)
+        pipeline.pexpire(LOOKS_KEY, ceil((stalled_after_seconds + late_seconds) * 1000))
         pipeline.execute()
-    is_stuck = oldest == seen
-    return Line(is_stuck, 0.0 if is_stuck else waited_seconds)
+    looks = [look for text in remembered if (look := _look(text))]
+    if head and looks and looks[0].head == head:
+        return Line(is_stuck=True)
+    then_ms = now_ms - round(stalled_after_seconds * 1000)
+    then = next((look.taken_until_ms for look in looks if look.at_ms <= then_ms), None)
+    return Line(taken_until=None if then is None else clock.after(now, (then - now_ms) / 1000))
 
 
-def _waited_seconds(transaction_id: str) -> float:
-    """Bounded by the time after which a transaction that still waits is declined."""
-    made_at_ms = ids.made_at_ms(transaction_id)
-    if made_at_ms is None:
-        return 0.0
-    waited_seconds = (clock.epoch_ms(clock.now()) - made_at_ms) / 1000
-    return min(max(waited_seconds, 0.0), settings.SAGA_EXPIRES_AFTER_SECONDS)
+def _look(text: str) -> _Look | None:
+    at_ms, _, head = text.partition(" ")
+    return _Look(int(at_ms), head) if _AT_MS.fullmatch(at_ms) else None

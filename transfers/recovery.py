@@ -44,25 +44,36 @@ class Report:
     undriven: int = 0
 
 
-def recover_stalled(*, waited_seconds: float = 0.0) -> Report:
+def recover_stalled(*, taken_until: datetime | None = None) -> Report:
     """Re-drive up to RECOVERY_BATCH_MAX transactions that are due, the longest overdue first.
 
-    `waited_seconds`: how long transactions wait in the inbox at present. One is stalled only when it has been
-    due for longer: else a rush that makes all of them wait would have recovery do what is about to be done
-    anyway, at a higher price, and so grow.
+    `taken_until`: what was made by then had been taken from the inbox SAGA_STALLED_AFTER_SECONDS ago. Only
+    that is stalled: else a rush that makes all of them wait would have recovery do what is about to be done
+    anyway, at a higher price, and so grow. None where nobody knows: then all that is due is.
 
     Safe to run anywhere, several times at once. Raises Transient when a server does not answer; what was
     claimed comes up again later.
     """
     with _turn() as is_ours:
-        return _recover(waited_seconds) if is_ours else Report()
+        return _recover(taken_until) if is_ours else Report()
 
 
-def _recover(waited_seconds: float) -> Report:
-    # First: what they write down is due already.
+def _due_by(now: datetime, taken_until: datetime | None) -> datetime:
+    """Return since when a transaction must be due to count as stalled.
+
+    Whatever the inbox says, one that is not in it any more must be driven well before it expires.
+    """
+    if taken_until is None:
+        return now
+    stalled = clock.after(taken_until, settings.SAGA_STALLED_AFTER_SECONDS)
+    return min(now, max(stalled, clock.after(now, -settings.SAGA_EXPIRES_AFTER_SECONDS / 2)))
+
+
+def _recover(taken_until: datetime | None) -> Report:
+    # First: what they write down waits in no inbox.
     _finish_batches()
     now = clock.now()
-    due_by = clock.after(now, -waited_seconds)
+    due_by = _due_by(now, taken_until)
     rows = selectors.find_stalled(now=due_by, limit=settings.RECOVERY_BATCH_MAX)
     if not rows:
         return Report()

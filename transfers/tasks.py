@@ -24,8 +24,6 @@ from wallets import services as wallets
 from webhooks import circuit
 
 logger = logging.getLogger(__name__)
-# The id that has waited longest is remembered for so many ticks: some come late.
-INBOX_TICKS = 5
 # From this part of a full step on, those that wait are a crowd.
 CROWD_PARTS = 10
 RETRY: dict[str, Any] = {
@@ -136,11 +134,11 @@ def tell_failed_refunds(transaction_ids: list[str]) -> None:
 def recover() -> None:
     """Beat's task: re-drive what has stalled, and start a chain if what waits in the inbox has none."""
     try:
-        line = inbox.watch(remember_seconds=INBOX_TICKS * settings.RECOVERY_EVERY_SECONDS)
+        line = inbox.watch()
     except Transient:
         line = inbox.Line()
     try:
-        recovery.recover_stalled(waited_seconds=line.waited_seconds)
+        recovery.recover_stalled(taken_until=line.taken_until)
     finally:
         if line.is_stuck:
             start_saga()

@@ -14,7 +14,6 @@ from django.core.management import call_command
 
 from ledger import simulation
 from ledger.simulation import FailureType
-from payflow import clock, redisdb
 from payflow.celery import app
 from payflow.errors import Transient
 from tests.transfers import world
@@ -253,93 +252,6 @@ def test_the_telling_of_a_failed_refund_is_tried_again(
         submit(transaction)
         eventually(lambda: f"{transaction}:REFUND_FAILED" in heard.ids())
     assert tries == [[transaction]] * 3
-
-
-def test_recovery_starts_one_chain_when_the_same_id_waits_from_tick_to_tick(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    started: list[bool] = []
-    monkeypatch.setattr(tasks, "start_saga", lambda: started.append(True))
-    tasks.recover()
-    inbox.push(["txn_1", "txn_2", "txn_3"])
-    for count in (0, 1):
-        tasks.recover()
-        assert len(started) == count
-    # Somebody takes from it, though never all of it.
-    for id_ in ("txn_4", "txn_5"):
-        inbox.pop(1)
-        inbox.push([id_])
-        tasks.recover()
-    assert len(started) == 1
-    assert 0 < redisdb.client().pttl(inbox.OLDEST_KEY) <= 10_000
-
-
-def waiting_since(seconds: float) -> str:
-    """Return the id of a transaction that began so long ago."""
-    return f"txn_{clock.epoch_ms(clock.now()) - round(seconds * 1000):012x}{'0' * 20}"
-
-
-def due_for(sender: str, receiver: str, seconds: float) -> str:
-    transaction = world.start(sender, receiver, 10)
-    world.make_due(transaction, seconds=seconds)
-    return transaction
-
-
-def test_what_waits_in_a_line_that_moves_is_not_stalled(alice: str, bob: str) -> None:
-    stalled, waiting = due_for(alice, bob, 40), due_for(alice, bob, 20)
-    inbox.push([waiting_since(31), waiting_since(30)])
-    tasks.recover()
-    assert (world.status_of(stalled), world.status_of(waiting)) == (Status.COMPLETED, Status.INITIATED)
-    # The line ends; what was taken last is being worked on for as long as anything may be.
-    inbox.pop(2)
-    tasks.recover()
-    assert world.status_of(waiting) is Status.INITIATED
-    assert 4_000 < redisdb.client().pttl(inbox.WAITED_KEY) <= 5_000
-    redisdb.client().delete(inbox.WAITED_KEY)
-    tasks.recover()
-    assert world.status_of(waiting) is Status.COMPLETED
-
-
-# The first is of a day in 2096: names of tests must not tell the time, or the processes that share the suite
-# would not find the same tests.
-@pytest.mark.parametrize("head", [f"txn_03a00000d000{'0' * 20}", "txn_1", "", "\u0664" * 36])
-def test_a_head_that_says_nothing_of_its_time_keeps_recovery_from_nothing(
-    head: str, alice: str, bob: str
-) -> None:
-    due = due_for(alice, bob, 0.5)
-    inbox.push([head])
-    tasks.recover()
-    assert world.status_of(due) is Status.COMPLETED
-
-
-def test_a_line_that_does_not_move_keeps_recovery_from_nothing(
-    alice: str, bob: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Neither does what recovery sees then hang on a chain that may never run."""
-    monkeypatch.setattr(tasks, "start_saga", lambda: None)
-    waiting = due_for(alice, bob, 20)
-    inbox.push([waiting_since(30)])
-    tasks.recover()
-    assert world.status_of(waiting) is Status.INITIATED
-    tasks.recover()
-    assert world.status_of(waiting) is Status.COMPLETED
-
-
-def test_recovery_waits_for_nobody_longer_than_a_transaction_may_wait_at_all(
-    alice: str, bob: str, settings: LazySettings
-) -> None:
-    settings.SAGA_EXPIRES_AFTER_SECONDS = 900
-    due = due_for(alice, bob, 901)
-    inbox.push([waiting_since(100_000)])
-    tasks.recover()
-    assert world.status_of(due) is Status.COMPLETED
-
-
-def test_without_the_inbox_recovery_does_what_it_can(alice: str, bob: str, redis_down: None) -> None:
-    due = due_for(alice, bob, 1)
-    with pytest.raises(Transient):  # it cannot tell of it
-        tasks.recover()
-    assert world.status_of(due) is Status.DEBITED
 
 
 def test_recovery_also_starts_what_waits_in_the_inbox_without_a_chain(

@@ -72,9 +72,9 @@ def play(*transaction_ids: str) -> None:
         saga.refund(step.refused)
 
 
-def make_due(*transaction_ids: str, seconds: float = 1) -> None:
-    """Let recovery see these transactions as stalled, for so long."""
-    past = clock.now() - timedelta(seconds=seconds)
+def make_due(*transaction_ids: str) -> None:
+    """Let recovery see these transactions as stalled."""
+    past = clock.now() - timedelta(seconds=1)
     query = {"_id": {"$in": list(transaction_ids)}, "due_at": {"$exists": True}}
     collection(Transaction).update_many(query, {"$set": {"due_at": past}})
 
