@@ -192,7 +192,7 @@ def test_filters_by_status(staff: Client, paid: dict[str, Any]) -> None:
 
 def test_pages_are_bounded_and_do_not_overlap(staff: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     users = [str(UserFactory(email=f"u{n}@example.com").pk) for n in range(12)]
-    keys = [wallets.open_wallet(user_id=user_id, currency="USD").id for user_id in users][::-1]
+    keys = sorted((wallets.open_wallet(user_id=id_, currency="USD").id for id_ in users), reverse=True)
     monkeypatch.setattr(admin.StoredRowsAdmin, "list_per_page", 5)
     assert [shown(staff, "wallets", f"?p={n}") for n in (1, 2, 3)] == [keys[:5], keys[5:10], keys[10:]]
     monkeypatch.setattr(admin, "LISTED_MAX", 10)
