@@ -19,8 +19,8 @@ from payflow import signing
 DEVELOPMENT_SECRET = "development-only-secret-never-use-it-where-money-is-real"  # noqa: S105
 SECRET_LENGTH_MIN = 32
 SEALING_KEY_BYTES = 32
-# Random bytes repeat themselves less: a key with fewer different ones was typed by somebody.
-_DIFFERENT_BYTES_MIN = 12
+# Random keys repeat themselves less: one with fewer different bytes or characters was typed by somebody.
+_DIFFERENT_MIN = 12
 
 
 def read_receipt_keys(entries: Sequence[str], *, is_production: bool) -> tuple[signing.Keyring, str]:
@@ -56,7 +56,7 @@ def read_sealing_keys(entries: Sequence[str], *, is_production: bool) -> tuple[l
             ], f"cannot be used: key {position} is not {SEALING_KEY_BYTES} bytes in base64url"
         if is_production and key == seed:
             return [development], "holds the published development key"
-        if is_production and len(set(key)) < _DIFFERENT_BYTES_MIN:
+        if is_production and len(set(key)) < _DIFFERENT_MIN:
             return [development], f"is weak: key {position} is not random"
     if len(set(entries)) < len(entries):
         return [development], "names one key twice"
@@ -136,6 +136,8 @@ def _fault_of_secret(value: str) -> str:
         return "is the published development value"
     if len(value) < SECRET_LENGTH_MIN:
         return f"is shorter than {SECRET_LENGTH_MIN} characters"
+    if len(set(value)) < _DIFFERENT_MIN:
+        return "is weak: it is not random"
     return ""
 
 

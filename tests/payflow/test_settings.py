@@ -71,13 +71,15 @@ UNSAFE: list[tuple[dict[str, str | None], str]] = [
     ({"DJANGO_SECRET_KEY": "s3cr3t-but-short"}, "DJANGO_SECRET_KEY is shorter than 32 characters"),
     ({"DJANGO_SECRET_KEY": PUBLISHED}, "DJANGO_SECRET_KEY is the published development value"),
     ({"DJANGO_SECRET_KEY": "change-me-" + "x" * 40}, "DJANGO_SECRET_KEY is the published development value"),
+    ({"DJANGO_SECRET_KEY": "abcdefghijk" * 4}, "DJANGO_SECRET_KEY is weak: it is not random"),
+    ({"JWT_SIGNING_KEY": "a" * 64}, "JWT_SIGNING_KEY is weak: it is not random"),
     ({"JWT_SIGNING_KEY": None}, "JWT_SIGNING_KEY is not set"),
     ({"JWT_SIGNING_KEY": "s3cr3t"}, "JWT_SIGNING_KEY is shorter than 32 characters"),
     ({"JWT_SIGNING_KEY": PUBLISHED + "-jwt"}, "JWT_SIGNING_KEY is the published development value"),
     ({"JWT_SIGNING_KEY": SECRET}, "DJANGO_SECRET_KEY and JWT_SIGNING_KEY are the same"),
     ({"JWT_SIGNING_KEY_FALLBACKS": "s3cr3t"}, "FALLBACKS (1) is shorter than 32 characters"),
     (
-        {"JWT_SIGNING_KEY_FALLBACKS": f"{'s3cr3t-' * 6},{PUBLISHED}-jwt"},
+        {"JWT_SIGNING_KEY_FALLBACKS": f"{SECRET}-too,{PUBLISHED}-jwt"},
         "JWT_SIGNING_KEY_FALLBACKS (2) is the published development value",
     ),
     (
