@@ -38,7 +38,10 @@ ROUNDS_MAX = 16
 
 
 def post(
-    postings: Sequence[Posting], *, heads: Mapping[str, Entry | BrokenEntry] | None = None
+    postings: Sequence[Posting],
+    *,
+    heads: Mapping[str, Entry | BrokenEntry] | None = None,
+    inserted: set[str] | None = None,
 ) -> dict[str, Entry]:
     """Post a batch; return the entry of every operation by its id, new or already there.
 
@@ -48,7 +51,8 @@ def post(
     what landed until then stays.
 
     `heads` saves a read where the caller has just read the newest entries of all wallets concerned. They
-    may be stale: then the unique indexes refuse, and the next attempt reads for itself.
+    may be stale: then the unique indexes refuse, and the next attempt reads for itself. `inserted` is given
+    the ids of those that were not there before.
     """
     wanted = _by_operation(postings)
     done: dict[str, Entry] = {}
@@ -58,6 +62,8 @@ def post(
             return done
         landed, collided = _attempt(pending, heads if attempt == 0 else None)
         done.update(landed)
+        if inserted is not None:
+            inserted.update(landed)
         if len(done) == len(wanted):
             return done
         # Asked only now, because nearly every operation is new: the index on `_id` refuses the others.

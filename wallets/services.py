@@ -182,15 +182,17 @@ def _move(kind: Kind, user_id: str, currency: str, amount_minor: int, key: str |
     wish = Posting(operation_id, wallet.id, kind, amount_minor, currency)
     if earlier is None and not selectors.is_active(wallet):
         raise WalletClosed("This wallet is frozen or closed; no money can move in or out.")
-    entry = earlier or posting.post([wish]).get(operation_id)
+    # Of several requests with one key at once, one has posted it.
+    inserted: set[str] = set()
+    entry = earlier or posting.post([wish], inserted=inserted).get(operation_id)
     crash_point("wallets.posted")
     if entry is None:
         raise Transient("The ledger could not be written. Try again shortly.")
     if not chain.answers(entry, wish):
         raise IdempotencyKeyReused
     if entry.kind is Kind.DECLINED:
-        raise _refusal(entry, replayed=earlier is not None)
-    return Movement(entry, replayed=earlier is not None)
+        raise _refusal(entry, replayed=operation_id not in inserted)
+    return Movement(entry, replayed=operation_id not in inserted)
 
 
 def keyed_operation_id(kind: Kind, user_id: str, key: str) -> str:
