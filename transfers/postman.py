@@ -45,8 +45,10 @@ from transfers.notices import Row
 logger = logging.getLogger(__name__)
 ATTEMPTS_KEPT_MAX = 40
 EXPIRED_MAX = 1_000
-# Of so many mails a process that dies may know alone that they were accepted: that is written down together.
+# Of so many mails a process that dies may know alone that they were accepted, for about so long: that is
+# written down together.
 SENT_UNWRITTEN_MAX = 10
+SENT_UNWRITTEN_SECONDS_MAX = 1.0
 TRIES_SECONDS = (30.0, 120.0, 480.0, 1_800.0, 7_200.0, 21_600.0, 43_200.0)
 JITTER = 0.1
 # This process's threads are webhooks' too: mails take one of them.
@@ -177,6 +179,7 @@ def _send_all(rows: list[Row], claim: str, done: Counter[str]) -> None:
     deadline = time.monotonic() + settings.NOTIFICATIONS_TICK_SECONDS_MAX
     connection = mail.get_connection()
     sent: list[Row] = []
+    first_sent_at = 0.0
 
     def write_sent() -> None:
         if sent:
@@ -195,14 +198,16 @@ def _send_all(rows: list[Row], claim: str, done: Counter[str]) -> None:
             if outcome.status is not NoticeStatus.SENT:
                 done[_write_outcome([row], claim, outcome).value] += 1
                 continue
+            first_sent_at = first_sent_at if sent else time.monotonic()
             sent.append(row)
-            if len(sent) >= SENT_UNWRITTEN_MAX:
+            is_long_ago = time.monotonic() - first_sent_at > SENT_UNWRITTEN_SECONDS_MAX
+            if is_long_ago or len(sent) >= SENT_UNWRITTEN_MAX:
                 write_sent()
     finally:
-        _hang_up(connection)
         try:
             write_sent()
         finally:
+            _hang_up(connection)
             _give_back(rows, claim)
 
 
@@ -308,9 +313,10 @@ def _write_outcome(rows: list[Row], claim: str, outcome: Outcome) -> NoticeStatu
         "$push": {"attempts": {"$each": [attempt], "$slice": -ATTEMPTS_KEPT_MAX}},
     }
     ids = [row["_id"] for row in rows]
+    # Lost with the machine, SENT becomes UNKNOWN, as if we had died before. What was refused must not.
+    target = collection(Notice, lasting=outcome.status is not NoticeStatus.SENT)
     with unavailable_is_transient():
-        # Lost with the machine, it is UNKNOWN, as if we had died before: what was marked stays marked.
-        collection(Notice, lasting=False).update_many({"_id": {"$in": ids}, "claim": claim}, update)
+        target.update_many({"_id": {"$in": ids}, "claim": claim}, update)
     if status is not NoticeStatus.PENDING:
         metrics.NOTIFICATIONS_ENDED.labels(status.value).inc(len(rows))
     if status in (NoticeStatus.FAILED, NoticeStatus.UNKNOWN):

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from celery.contrib.testing.worker import start_worker
@@ -23,7 +24,7 @@ from tests.transfers import world
 from tests.transfers.mail_sink import Sink, listening_sink, postman_process
 from tests.transfers.workers import eventually
 from transfers import inbox, notices, postman
-from transfers.documents import Notice, Transaction
+from transfers.documents import Notice, NoticeStatus, Transaction
 
 
 @pytest.fixture
@@ -364,6 +365,62 @@ def test_how_the_others_went_is_written_down_whatever_happens_to_one(
     assert Counter(states) == {("SENT", None, 1): 12, ("PENDING", None, None): 2}
     assert postman.send_due() == {"UNKNOWN": 0, "SENT": 2}
     assert sorted(sink.ids) == sorted(notice["_id"] for notice in stored())
+
+
+def test_what_was_accepted_is_written_down_before_the_goodbye(
+    sink: Sink, alice: str, bob: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server may take its time over that, and a worker that is told to stop has little."""
+    world.play(world.start(alice, bob, 1))
+    hang_up, seen = postman._hang_up, []
+
+    def look_first(connection: Any) -> None:
+        seen.append([notice["status"] for notice in stored()])
+        hang_up(connection)
+
+    monkeypatch.setattr(postman, "_hang_up", look_first)
+    postman.send_due()
+    assert seen == [["SENT", "SENT"]]
+
+
+@pytest.mark.parametrize(("seconds_max", "unwritten"), [(-1.0, [1] * 4), (600.0, [1, 2, 3, 4])])
+def test_a_slow_server_leaves_little_unwritten(
+    seconds_max: float,
+    unwritten: list[int],
+    sink: Sink,
+    alice: str,
+    bob: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world.play(*[world.start(alice, bob, 1) for _ in range(2)])
+    monkeypatch.setattr(postman, "SENT_UNWRITTEN_SECONDS_MAX", seconds_max)
+    hand_over, seen = postman._hand_over, []
+
+    def look_first(*arguments: Any) -> postman.Outcome:
+        seen.append(sum(notice["status"] == "SENDING" for notice in stored()))
+        return hand_over(*arguments)
+
+    monkeypatch.setattr(postman, "_hand_over", look_first)
+    postman.send_due()
+    assert seen == unwritten
+
+
+@pytest.mark.parametrize(("status", "is_lasting"), [("SENT", False), ("FAILED", True), ("UNKNOWN", True)])
+def test_only_that_a_mail_was_accepted_may_be_lost_with_the_machine(
+    status: str, is_lasting: bool, failed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is UNKNOWN then. A refusal must not be: nobody would try again."""
+    asked, real = [], postman.collection
+
+    def collection(document: type, *, lasting: bool = True) -> Any:
+        asked.append(lasting)
+        return real(document, lasting=lasting)
+
+    notices.write_down(transactions_max=1)
+    row = only()
+    monkeypatch.setattr(postman, "collection", collection)
+    postman._write_outcome([row], "claim", postman.Outcome(NoticeStatus(status)))
+    assert asked == [is_lasting]
 
 
 def test_one_who_was_only_slow_still_says_how_it_went(
