@@ -115,13 +115,14 @@ class Claim:
     slot: str
     token: str
 
-    def end(self, answer: Answer | None) -> None:
+    def end(self, answer: Answer | None, *, is_kept_elsewhere: bool = False) -> None:
         """Store the answer if the claim still holds, or free the key for the next try where there is none.
 
-        Redis may be gone by now. The answer is right all the same, and the claim ends by itself.
+        Redis may be gone by now. The answer is right all the same, and the claim ends by itself. Only where
+        the key is kept elsewhere, too, is a Redis that failed just now spared the question.
         """
         leases.let_go(self.token)
-        if redisdb.is_spared():
+        if is_kept_elsewhere and redisdb.is_spared():
             return
         try:
             if answer is None:

@@ -18,6 +18,8 @@ from payflow import redisdb
 from payflow.errors import Transient
 
 logger = logging.getLogger(__name__)
+# A renewal that failed is tried again after so many seconds: the lease is running out.
+RETRY_SECONDS = 0.2
 # No request takes so long (`Prefer: wait` ends after 30 seconds): what is held longer hangs.
 HELD_SECONDS_MAX = 120.0
 _RENEWALS_PER_LEASE = 3
@@ -63,19 +65,20 @@ def let_go(token: str) -> None:
 
 
 def _keep() -> None:
+    is_renewed = True
     while True:
         _is_needed.wait()
-        time.sleep(settings.IDEMPOTENCY_LEASE_SECONDS / _RENEWALS_PER_LEASE)
+        pause_seconds = settings.IDEMPOTENCY_LEASE_SECONDS / _RENEWALS_PER_LEASE
+        time.sleep(pause_seconds if is_renewed else min(RETRY_SECONDS, pause_seconds))
         with _lock:
             now = time.monotonic()
             wanted = {token: key for token, (key, until) in _held.items() if until > now}
             if not _held:
                 _is_needed.clear()
-        if wanted:
-            _renew(wanted)
+        is_renewed = _renew(wanted) if wanted else True
 
 
-def _renew(wanted: dict[str, str]) -> None:
+def _renew(wanted: dict[str, str]) -> bool:
     milliseconds = round(settings.IDEMPOTENCY_LEASE_SECONDS * 1000)
     try:
         with redisdb.unavailable_is_transient():
@@ -83,3 +86,5 @@ def _renew(wanted: dict[str, str]) -> None:
             script(keys=list(wanted.values()), args=[milliseconds, *wanted])
     except Transient:
         logger.warning("idempotency leases not renewed; trying again")
+        return False
+    return True

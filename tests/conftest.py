@@ -12,7 +12,8 @@ from django.core.management import call_command
 from pymongo import DeleteMany
 from pytest_django import DjangoDbBlocker
 
-from payflow import mongodb, redisdb
+from accounts import sessions
+from payflow import leases, mongodb, redisdb
 from payflow.api import limits
 from payflow.stack.embedded import free_port
 
@@ -41,6 +42,8 @@ def _empty(_database: None) -> None:
     redisdb.client().flushdb()
     redisdb._silent_since = float("-inf")
     limits._spent.clear()
+    leases._held.clear()
+    sessions._Ended.families, sessions._Ended.read_at = {}, float("-inf")
     database = mongoengine.get_db()
     # One command for all: some thousand tests pay for it.
     found = sorted(set(database.list_collection_names()) - KEPT)
@@ -51,7 +54,10 @@ def _empty(_database: None) -> None:
 @pytest.fixture
 def redis_down(settings: LazySettings) -> Iterator[None]:
     """Redis's address with nobody listening there."""
+    url = settings.REDIS_URL
     settings.REDIS_URL = f"redis://127.0.0.1:{free_port()}/0"
     redisdb.client.cache_clear()
     yield
+    # In this order: a thread that renews leases may ask for a client at any moment.
+    settings.REDIS_URL = url
     redisdb.client.cache_clear()

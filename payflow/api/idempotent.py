@@ -52,7 +52,7 @@ class IdempotentViewSet(viewsets.ViewSet):
         finally:
             if self._claim:
                 crash_point("idempotency.answered")
-                self._claim.end(answer)
+                self._claim.end(answer, is_kept_elsewhere=self.action in self.lasting_keys)
                 crash_point("idempotency.stored")
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:

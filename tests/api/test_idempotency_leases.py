@@ -11,11 +11,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from django.conf import LazySettings, settings
 
+from accounts import api_keys
 from payflow import idempotency, leases, redisdb
 from payflow.idempotency import Answer, Claim
 from tests.api.client import Api, Party, assert_problem, facts, nothing_changes
@@ -176,6 +178,24 @@ def test_a_lease_is_not_renewed_for_ever(claimed: Claim, monkeypatch: pytest.Mon
     until(lambda: left_ms(claimed) == -2)
 
 
+def test_a_renewal_that_failed_is_tried_again_before_the_lease_is_over(
+    claimed: Claim, settings: LazySettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.IDEMPOTENCY_LEASE_SECONDS = 600.0
+    renew, slept, results = leases._renew, [], [False, False, True]
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) > len(results):
+            threading.Event().wait()  # for ever: this thread's work is done
+
+    monkeypatch.setattr(leases, "_renew", lambda wanted: renew(wanted) and results[len(slept) - 1])
+    monkeypatch.setattr(leases, "time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
+    threading.Thread(target=leases._keep, daemon=True).start()
+    until(lambda: len(slept) == 4)
+    assert slept == [200.0, 0.2, 0.2, 200.0]
+
+
 def test_the_thread_that_renews_starts_again(claimed: Claim, monkeypatch: pytest.MonkeyPatch) -> None:
     dead = threading.Thread()
     monkeypatch.setattr(leases, "_keeper", dead)
@@ -213,6 +233,25 @@ def test_a_claim_sent_twice_because_no_reply_came_is_one_claim(anna: Party) -> N
 def test_a_running_request_s_key_is_refused_to_another_body(anna: Party, claimed: Claim) -> None:
     assert_problem(ask(anna, "/wallets", {"currency": "JPY"}), 422, "idempotency_key_reused")
     assert_problem(ask(anna, "/wallets", EUR), 409, "idempotency_in_progress")
+
+
+def test_a_redis_that_failed_a_moment_ago_is_asked_where_nobody_else_keeps_the_key(
+    anna: Party, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mint = api_keys.mint_key
+
+    def mint_while_redis_fails_another(**asked: Any) -> Any:
+        monkeypatch.setattr(redisdb, "_silent_since", time.monotonic())
+        return mint(**asked)
+
+    monkeypatch.setattr(api_keys, "mint_key", mint_while_redis_fails_another)
+    path, body = "/auth/api-keys", {"name": "till", "scopes": ["wallets:read"]}
+    first = ask(anna, path, body)
+    assert redisdb.is_spared()
+    monkeypatch.setattr(redisdb, "_silent_since", float("-inf"))
+    with nothing_changes():
+        again = ask(anna, path, body)
+    assert (first.status_code, again.content, again[REPLAYED]) == (201, first.content, "true")
 
 
 def test_redis_may_be_gone_when_a_claim_ends(claimed: Claim, request: pytest.FixtureRequest) -> None:
