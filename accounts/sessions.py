@@ -6,14 +6,15 @@ number of attempts to use a refresh token exactly one succeeds; a token used twi
 two parties hold it (RFC 9700, 4.14.2). Losing Redis signs everybody out and nothing else.
 
 `payflow:ended-sessions` holds the families that ended while an access token of theirs may still live, scored
-by when the last one has expired. Every process reads it once a second and refuses those tokens; where Redis
-does not answer they are good for the minutes that they have.
+by when the last one has expired. Every process reads it once a second, remembers it whatever Redis loses, and
+refuses those tokens; where Redis does not answer they are good for the minutes that they have.
 """
 
 from __future__ import annotations
 
 import re
 import time
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import cast
@@ -82,6 +83,8 @@ living()
 local held = redis.call('HGET', key, ARGV[3])
 if not held then return 0 end
 local jti, opened = string.match(held, '^(%S+) %d+ (%d+) ')
+-- The client sends this again when no reply came: the exchange has been made.
+if jti == ARGV[5] then return 1 end
 if jti ~= ARGV[4] then
   finish(ARGV[3])
   return 0
@@ -179,9 +182,9 @@ def close_all_families(*, user_id: str) -> None:
 
 
 class _Ended:
-    """The families that ended of late, as this process last read them."""
+    """The families that ended of late, as far as this process has read; by when they may be forgotten."""
 
-    families: frozenset[str] = frozenset()
+    families: Mapping[str, float] = {}
     read_at = float("-inf")
 
 
@@ -193,9 +196,19 @@ def is_ended(family: str) -> bool:
         # Before the answer, so that not every thread asks.
         _Ended.read_at = now
         with suppress(Transient), redisdb.unavailable_is_transient():
-            found = redisdb.client().zrevrangebyscore(_ENDED_KEY, "+inf", f"({_now()}", 0, ENDED_MAX)
-            _Ended.families = frozenset(cast("list[str]", found))
+            found = redisdb.client().zrevrangebyscore(
+                _ENDED_KEY, "+inf", f"({_now()}", 0, ENDED_MAX, withscores=True
+            )
+            _Ended.families = _still_to_refuse(cast("list[tuple[str, float]]", found))
     return family in _Ended.families
+
+
+def _still_to_refuse(found: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """Return what was found beside what was known before, which Redis may have lost since."""
+    now = _now()
+    both = {**_Ended.families, **dict(found)}
+    living = sorted((until, family) for family, until in both.items() if until > now)
+    return {family: until for until, family in living[-ENDED_MAX:]}
 
 
 def _read(family: str, value: str) -> Session | None:

@@ -19,9 +19,6 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The clock that sessions read; a test may move it. Kept ahead of Redis's own, or keys would expire."""
     moment = [NOW]
     monkeypatch.setattr(sessions, "_now", lambda: moment[0])
-    # What the test before ended is not what this process has read.
-    monkeypatch.setattr(sessions._Ended, "families", frozenset())
-    monkeypatch.setattr(sessions._Ended, "read_at", float("-inf"))
     return moment
 
 
@@ -150,6 +147,34 @@ def test_another_process_learns_of_it_with_its_next_reading(monkeypatch: pytest.
     assert sessions.is_ended("elsewhere")
 
 
+def test_what_has_ended_stays_so_when_redis_forgets_it(
+    now: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "ENDED_READ_EVERY_SECONDS", 0.0)
+    open_family("f1")
+    sessions.close_family(user_id=USER, family="f1")
+    assert sessions.is_ended("f1")
+    redisdb.client().flushdb()
+    redisdb.client().zadd("payflow:ended-sessions", {"f2": NOW + 2_000})
+    assert sessions.is_ended("f1")
+    assert sessions.is_ended("f2")
+    now[0] = NOW + 905
+    assert not sessions.is_ended("f1")
+    assert set(sessions._Ended.families) == {"f2"}
+
+
+def test_no_more_than_so_many_are_remembered_the_latest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "ENDED_READ_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(sessions, "ENDED_MAX", 3)
+    for start in (0, 4):
+        redisdb.client().flushdb()
+        redisdb.client().zadd(
+            "payflow:ended-sessions", {f"f{n}": NOW + 1 + n for n in range(start, start + 4)}
+        )
+        assert sessions.is_ended(f"f{start + 3}")
+        assert set(sessions._Ended.families) == {f"f{n}" for n in range(start + 1, start + 4)}
+
+
 def test_closing_what_is_not_there_says_so_and_leaves_no_trace() -> None:
     assert not sessions.close_family(user_id=USER, family="f1")
     open_family("f1")
@@ -234,6 +259,18 @@ def test_of_parallel_uses_exactly_one_succeeds() -> None:
 
     with ThreadPoolExecutor(8) as pool:
         assert sum(pool.map(use, range(8))) == 1
+    assert stored() == {}
+
+
+def test_an_exchange_sent_twice_because_no_reply_came_is_one_exchange() -> None:
+    """As the client does by itself when the connection ends."""
+    open_family("f1")
+    for _ in range(2):
+        rotate("f1", "j1", "j2")
+    assert [value.split()[0] for value in stored().values()] == ["j2"]
+    assert not sessions.is_ended("f1")
+    with pytest.raises(NotAuthenticated):
+        rotate("f1", "j1", "j3")
     assert stored() == {}
 
 
