@@ -25,6 +25,10 @@ from wallets import services as wallets
 
 logger = logging.getLogger(__name__)
 FOLLOWS_MAX = 5
+REFRESH_IN_DOUBT = (
+    "The session store did not answer in time, and may have used this token up all the same. Send it again;"
+    " if it is refused then, sign in."
+)
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,10 @@ def sign_in(*, email: str, password: str, device: Device | None = None) -> Signe
     if not _password_matches(user, password) or user is None or not user.is_active:
         raise InvalidCredentials("The email or the password is wrong.")
     signed_in = _open_session(user, device)
+    if not _is_as_before(user, password):
+        # Whoever changed it has ended all sessions, perhaps before this one was opened.
+        sign_out(refresh=signed_in.tokens.refresh)
+        raise InvalidCredentials("The email or the password is wrong.")
     ensure_default_wallet(user)
     return signed_in
 
@@ -91,21 +99,24 @@ def sign_in(*, email: str, password: str, device: Device | None = None) -> Signe
 def refresh_session(*, refresh: str, device: Device | None = None) -> TokenPair:
     """Exchange a refresh token for the next pair; a second use ends the session.
 
-    Raises TokenExpired, NotAuthenticated, and Transient before anything is used up.
+    Raises TokenExpired, NotAuthenticated, and Transient; when Redis was too slow, the token may be used up.
     """
     claims = tokens.read_refresh(refresh)
     user = selectors.find_user(user_id=claims.user_id)
     if user is None or not user.is_active:
         raise NotAuthenticated("This account cannot be used.")
     encoded, following = tokens.issue_refresh(user_id=claims.user_id, family=claims.family)
-    sessions.rotate_family(
-        user_id=claims.user_id,
-        family=claims.family,
-        used_jti=claims.jti,
-        next_jti=following.jti,
-        expires_at=following.expires_at,
-        device=device,
-    )
+    try:
+        sessions.rotate_family(
+            user_id=claims.user_id,
+            family=claims.family,
+            used_jti=claims.jti,
+            next_jti=following.jti,
+            expires_at=following.expires_at,
+            device=device,
+        )
+    except Transient as error:
+        raise Transient(REFRESH_IN_DOUBT) from error
     return TokenPair(access=_access(user, claims.family), refresh=encoded)
 
 
@@ -182,6 +193,8 @@ def deactivate_user(*, user_id: str) -> None:
 def reactivate_user(*, user_id: str) -> None:
     """Undo `deactivate_user`; the user signs in again. Safe to repeat. Raises NotFound, Transient."""
     user = _get_user(user_id)
+    # Their end may have failed then, or somebody was signing in.
+    sessions.close_all_families(user_id=user_id)
     _set_active(user, is_active=True)
     _let_wallets_follow(user_id)
 
@@ -244,6 +257,15 @@ def _password_matches(user: User | None, password: str) -> bool:
     if correct and outdated:
         _replace_password(user, password)
     return correct
+
+
+def _is_as_before(user: User, password: str) -> bool:
+    """Say whether the account that the password has opened is still the same."""
+    now = selectors.find_user(user_id=str(user.pk))
+    if now is None or (now.is_active, now.is_staff) != (user.is_active, user.is_staff):
+        return False
+    # A new hash may be one of the same password, at today's cost.
+    return now.password == user.password or _password_matches(now, password)
 
 
 def _replace_password(user: User, password: str) -> bool:

@@ -2,15 +2,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
-from django.conf import settings
+from django.conf import LazySettings, settings
 
 from accounts import selectors, services, sessions, tokens
 from accounts.errors import EmailTaken, InvalidCredentials
 from accounts.hashers import BoundedArgon2Hasher
 from accounts.models import User
+from accounts.sessions import Device
 from payflow import redisdb
 from payflow.errors import NotAuthenticated, NotFound, Transient
 from tests.accounts.factories import PASSWORD, UserFactory
@@ -158,6 +161,15 @@ def test_a_failed_lookup_uses_no_refresh_token_up(monkeypatch: pytest.MonkeyPatc
     assert services.refresh_session(refresh=refresh)
 
 
+def test_whoever_does_not_hear_of_an_exchange_is_told_what_to_do(
+    request: pytest.FixtureRequest,
+) -> None:
+    signed_in = services.register_user(**ALICE)
+    request.getfixturevalue("redis_down")
+    with pytest.raises(Transient, match="may have used this token up"):
+        services.refresh_session(refresh=signed_in.tokens.refresh)
+
+
 def test_a_user_who_is_gone_or_inactive_cannot_refresh() -> None:
     signed_in = services.register_user(**ALICE)
     User.objects.update(is_active=False)
@@ -222,6 +234,56 @@ def test_a_session_opened_while_the_password_changes_ends_too(monkeypatch: pytes
         services.refresh_session(refresh=late[0].tokens.refresh)
 
 
+def changed_password(user: User) -> None:
+    services.change_password(
+        user=User.objects.get(), family="", current_password=PASSWORD, new_password="a better password"
+    )
+
+
+def deactivated(user: User) -> None:
+    services.deactivate_user(user_id=str(user.pk))
+
+
+def staff_made(user: User) -> None:
+    User.objects.filter(pk=user.pk).update(is_staff=True)
+    services.close_sessions_again(user_id=str(user.pk))
+
+
+def removed(user: User) -> None:
+    User.objects.filter(pk=user.pk).delete()
+    services.close_sessions_again(user_id=str(user.pk))
+
+
+@pytest.mark.parametrize("change", [changed_password, deactivated, staff_made, removed])
+def test_who_signs_in_while_the_account_changes_gets_no_session(
+    change: Callable[[User], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All sessions have been ended by the time that this one is opened."""
+    services.register_user(**ALICE)
+    open_session = services._open_session
+
+    def change_first(user: User, device: Device | None = None) -> services.SignedIn:
+        monkeypatch.undo()
+        change(user)
+        return open_session(user, device)
+
+    monkeypatch.setattr(services, "_open_session", change_first)
+    with pytest.raises(InvalidCredentials):
+        services.sign_in(email=ALICE["email"], password=PASSWORD)
+    assert open_sessions() == []
+
+
+def test_who_signs_in_while_the_hash_is_renewed_is_signed_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    user, open_session = services.register_user(**ALICE).user, services._open_session
+
+    def renew_first(*arguments: Any) -> services.SignedIn:
+        assert services._replace_password(User.objects.get(), PASSWORD)
+        return open_session(*arguments)
+
+    monkeypatch.setattr(services, "_open_session", renew_first)
+    assert services.sign_in(email=ALICE["email"], password=PASSWORD).user == user
+
+
 def test_a_wrong_current_password_changes_nothing() -> None:
     mine = services.register_user(**ALICE)
     other = services.sign_in(email=ALICE["email"], password=PASSWORD)
@@ -271,6 +333,23 @@ def test_reactivating_undoes_it_but_for_the_sessions() -> None:
     with pytest.raises(NotAuthenticated):
         services.refresh_session(refresh=signed_in.tokens.refresh)
     assert services.sign_in(email=ALICE["email"], password=PASSWORD)
+
+
+def test_a_session_that_outlived_a_deactivation_ends_with_it(
+    request: pytest.FixtureRequest, settings: LazySettings
+) -> None:
+    signed_in, url = services.register_user(**ALICE), settings.REDIS_URL
+    user_id = str(signed_in.user.pk)
+    request.getfixturevalue("redis_down")
+    services.deactivate_user(user_id=user_id)
+    with pytest.raises(Transient):
+        services.reactivate_user(user_id=user_id)
+    assert not User.objects.get().is_active
+    settings.REDIS_URL = url
+    redisdb.client.cache_clear()
+    services.reactivate_user(user_id=user_id)
+    with pytest.raises(NotAuthenticated):
+        services.refresh_session(refresh=signed_in.tokens.refresh)
 
 
 def test_a_user_without_a_wallet_is_deactivated_with_a_frozen_one() -> None:
