@@ -19,6 +19,7 @@ from payflow import clock
 from payflow.ids import new_id
 from payflow.mongodb import collection, ensure_indexes
 from tests.load import procfs, windows
+from tests.load.ceiling_part import engine_ceiling
 from tests.load.load import LoadError
 from tests.load.population import create_funded_wallet
 from tests.load.sizes import Sizes
@@ -44,6 +45,10 @@ def posting_alone(sessions: Mapping[str, int], sizes: Sizes, say: Say) -> dict[s
     _fill(wallet_ids, sizes.entries_few - sizes.windows * sizes.postings_per_window // 2, say)
     report = {"many_wallets": _measure(sessions, sizes, wallet_ids, say, "over many wallets")}
     report["one_wallet"] = _measure(sessions, sizes, hot, say, "into one wallet")
+    say("a transfer's writes and nothing else")
+    report["ceiling"] = engine_ceiling(
+        sessions, wallet_ids, count=sizes.postings_per_window, times=sizes.windows
+    )
     _fill(wallet_ids, sizes.entries_many - sizes.windows * sizes.postings_per_window // 2, say)
     _rest(sessions)
     report["long_history"] = _measure(sessions, sizes, wallet_ids, say, "in a long history")

@@ -45,6 +45,8 @@ def figure_lines(report: dict[str, Any]) -> list[Line]:
         lines += _transfer_lines(report["transfers"], report["sizes"], report["options"])
     if "postings" in report:
         lines += _posting_lines(report["postings"])
+    if "transfers" in report and "postings" in report:
+        lines.append(_share_line(report["transfers"]["batches"], report["postings"]["ceiling"]))
     if "webhooks" in report:
         lines += _webhook_lines(report["webhooks"])
     return lines
@@ -119,6 +121,12 @@ def _posting_lines(found: dict[str, Any]) -> list[Line]:
         ),
         ("postings into one wallet", "≥ 1500/s", f"{one['per_second']:.0f}/s", cost.format(**one["cpu_ms"])),
         (
+            "the engine's ceiling: a transfer's writes alone",
+            "",
+            f"{found['ceiling']['per_second']:.0f}/s",
+            cost.format(**found["ceiling"]["cpu_ms"]).replace("posting", "transfer"),
+        ),
+        (
             f"postings with {long['entries_before']:,} entries",
             "",
             f"{long['per_second']:.0f}/s",
@@ -131,6 +139,12 @@ def _posting_lines(found: dict[str, Any]) -> list[Line]:
             f"by CPU time {found['cost_ratio_cpu']:.2f}",
         ),
     ]
+
+
+def _share_line(batches: dict[str, Any], ceiling: dict[str, Any]) -> Line:
+    share = batches["per_second"] / ceiling["per_second"]
+    remark = f"{batches['per_second']:.0f}/s of {ceiling['per_second']:.0f}/s"
+    return ("transfers in batches to the engine's ceiling", "≥ 0.56", f"{share:.2f}", remark)
 
 
 def _webhook_lines(found: dict[str, Any]) -> list[Line]:

@@ -10,10 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.conf import LazySettings
+from django.core.management import call_command
 
+from payflow.mongodb import collection
 from payflow.stack.paths import ROOT, engine_dir
 from tests.engine import needs_engine
+from tests.load.ceiling_part import engine_ceiling
 from tests.load.windows import percentile
+from tests.transfers import world
+from transfers.documents import Transaction
 
 TRANSFERS = {
     "users": 4,
@@ -113,6 +119,23 @@ def test_posts_as_much_as_it_says(tmp_path: Path):
     assert found["entries"] >= 3_000
     assert found["long_history"]["entries_before"] > found["many_wallets"]["entries_before"]
     assert found["cost_ratio"] > 0
+    # The audit is one of settled ledgers: each of them has its debit and its credit.
+    assert audit["verdict"]["transactions"] == 500
+    assert found["ceiling"]["per_second"] > 0
+
+
+def test_the_ceiling_is_of_what_the_saga_writes(settings: LazySettings):
+    settings.NOTIFICATIONS_ENABLED = False  # that people are to be told is taken back again
+    alice, bob = world.person("alice", balance_minor=1_000), world.person("bob", balance_minor=1_000)
+    real = world.start(alice, bob, 1)
+    world.play(real)
+    engine_ceiling({}, [world.wallet_id_of(alice), world.wallet_id_of(bob)], count=500, times=1)
+    rows = list(collection(Transaction).find())
+    assert len(rows) == 501
+    assert {tuple(sorted(row)) for row in rows} == {tuple(sorted(world.row_of(real)))}
+    assert {tuple(step["status"] for step in row["history"]) for row in rows} == {tuple(world.path_of(real))}
+    assert {(row["status"], row["settlement"]) for row in rows} == {("COMPLETED", "CREDIT")}
+    call_command("audit", expect_settled=True, verbosity=0)
 
 
 @pytest.mark.parametrize(("percent", "expected"), [(50, 5), (95, 10), (99, 10), (10, 1), (1, 1)])
