@@ -34,7 +34,9 @@ class BearerAuthentication(BaseAuthentication):
             return None
         encoded = encoded.strip()
         if encoded.startswith(api_keys.BEARER_PREFIX):
-            limits.refuse_spent(request)
+            if api_keys.find_known_owner(encoded) is None:
+                # A good key is not to be shut out by what strangers send from its address.
+                limits.refuse_spent(request)
             key = api_keys.read_key(encoded)
             return key, key.key_id
         caller = tokens.read_access(encoded)

@@ -16,7 +16,7 @@ from django.urls import get_resolver
 from django_ratelimit import core as ratelimit
 from prometheus_client import REGISTRY
 
-from accounts import selectors
+from accounts import api_keys, selectors
 from payflow import redisdb
 from payflow.rates import Rate
 from tests.accounts.factories import PASSWORD
@@ -129,6 +129,31 @@ def test_wrong_api_keys_cost_no_query_once_their_address_is_refused(
     assert good.get("/wallets", REMOTE_ADDR="10.0.0.2").status_code == 429, "her count is used up"
     limited(**{"global": 9})
     assert good.get("/wallets", REMOTE_ADDR="10.0.0.2").status_code == 200
+
+
+def test_a_key_that_was_good_lately_is_read_wherever_strangers_have_used_up_the_limit(
+    anna: Party, limited: Limited
+) -> None:
+    minted = mint(anna.user)
+    good, new = Api(minted.encoded), Api(mint(anna.user).encoded)
+    wrong = Api(f"{minted.encoded[:-43]}{'x' * 43}")
+    assert good.get("/wallets").status_code == 200
+    limited(**{"global": 3})
+    assert [wrong.get("/wallets").status_code for _ in range(4)] == [401, 401, 401, 429]
+    assert good.get("/wallets").status_code == 200
+    assert new.get("/wallets").status_code == 429, "nobody knows yet"
+    assert wrong.get("/wallets").status_code == 429, "the same key with another secret"
+    api_keys.revoke_key(user_id=anna.id, key_id=minted.key.id)
+    assert_problem(good.get("/wallets", REMOTE_ADDR="10.0.0.2"), 401, "not_authenticated")
+    assert good.get("/wallets").status_code == 429, "it is nobody's, and counts for its address"
+
+
+def test_of_good_keys_so_many_are_remembered(anna: Party, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api_keys, "KNOWN_MAX", 1)
+    keys = [mint(anna.user).encoded for _ in "ab"]
+    for key in keys:
+        api_keys.read_key(key)
+    assert [api_keys.find_known_owner(key) for key in keys] == [None, anna.id]
 
 
 def test_a_body_refused_unread_counts(limited: Limited) -> None:
