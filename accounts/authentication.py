@@ -34,15 +34,15 @@ class BearerAuthentication(BaseAuthentication):
             return None
         encoded = encoded.strip()
         if encoded.startswith(api_keys.BEARER_PREFIX):
-            if api_keys.find_known_owner(encoded) is None:
-                # A good key is not to be shut out by what strangers send from its address.
-                limits.refuse_spent(request)
+            # A good key is not to be shut out by what strangers send from its address.
+            limits.refuse_spent(request, api_keys.find_known_owner(encoded))
             key = api_keys.read_key(encoded)
             return key, key.key_id
         caller = tokens.read_access(encoded)
         if sessions.is_ended(caller.family):
             raise NotAuthenticated("This session is over. Sign in again.")
         if self.asks and request.method not in SAFE_METHODS:
+            limits.refuse_spent(request, caller.id)
             caller.record = selectors.require_active(user_id=caller.id)
         return caller, caller.token
 

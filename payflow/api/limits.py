@@ -72,8 +72,7 @@ class Usage(NamedTuple):
         return max(0, self.limit - self.used)
 
 
-_BY_ADDRESS = "address:"
-# Which addresses have used up `global`, as far as this process has seen, and until when.
+# Who has used up `global`, as far as this process has seen, and until when.
 _spent: dict[str, tuple[Usage, float]] = {}
 
 
@@ -152,7 +151,7 @@ def count(request: HttpRequest, limits: Sequence[Limit], cost: int = 1) -> None:
     request.rate_usage = tightest
     exceeded = [usage for usage in usages if usage.used > usage.limit]
     for limit, usage in zip(limits, usages, strict=True):
-        if usage in exceeded and limit.group == GLOBAL and limit.who.startswith(_BY_ADDRESS):
+        if usage in exceeded and limit.group == GLOBAL:
             _note_spent(limit.who, usage)
     for usage in exceeded:
         metrics.RATE_LIMITED.labels(usage.group).inc()
@@ -160,14 +159,16 @@ def count(request: HttpRequest, limits: Sequence[Limit], cost: int = 1) -> None:
         raise _refusal(max(exceeded, key=lambda usage: usage.reset_seconds))
 
 
-def refuse_spent(request: Request) -> None:
-    """Raise RateLimited for an address that this process has seen use up `global`, asking nobody.
+def refuse_spent(request: Request, user_id: str | None) -> None:
+    """Raise RateLimited for a user, else an address, that this process has seen use up `global`. Asks nobody.
 
-    For credentials that cost a query: without it each wrong one would cost that, refused or not.
+    For credentials that cost a query: without it each would cost that, refused or not.
     """
-    usage, until = _spent.get(_address_of(request), (None, 0.0))
+    who = _user(user_id) if user_id else _address_of(request)
+    usage, until = _spent.get(who, (None, 0.0))
     left = until - time.monotonic()
     if usage and left > 0:
+        request._request.counted_as = who
         raise _refusal(usage._replace(reset_seconds=math.ceil(left)))
 
 
@@ -218,11 +219,15 @@ def _refusal(usage: Usage) -> RateLimited:
 
 def who_of(request: Request) -> str:
     """Return whom a request counts for once its credentials are read."""
-    return f"user:{request.user.id}" if request.user else _address_of(request)
+    return _user(request.user.id) if request.user else _address_of(request)
 
 
 def _address_of(request: HttpRequest | Request) -> str:
-    return f"{_BY_ADDRESS}{client_network(request.META)}"
+    return f"address:{client_network(request.META)}"
+
+
+def _user(user_id: str) -> str:
+    return f"user:{user_id}"
 
 
 def _is_admin_login(request: HttpRequest) -> bool:

@@ -18,6 +18,7 @@ from prometheus_client import REGISTRY
 
 from accounts import api_keys, selectors
 from payflow import redisdb
+from payflow.api import limits as rate_limits
 from payflow.rates import Rate
 from tests.accounts.factories import PASSWORD
 from tests.accounts.keys import mint
@@ -36,6 +37,8 @@ def limited(settings: LazySettings) -> Limited:
     def limit(**limits: int) -> None:
         rates = {group: Rate(count, DAY) for group, count in limits.items()}
         settings.RATE_LIMITS = {**settings.RATE_LIMITS, **rates}
+        # Whoever used up another limit has not used up this one.
+        rate_limits._spent.clear()
 
     return limit
 
@@ -129,6 +132,24 @@ def test_wrong_api_keys_cost_no_query_once_their_address_is_refused(
     assert good.get("/wallets", REMOTE_ADDR="10.0.0.2").status_code == 429, "her count is used up"
     limited(**{"global": 9})
     assert good.get("/wallets", REMOTE_ADDR="10.0.0.2").status_code == 200
+
+
+def test_writes_cost_no_query_once_their_user_is_refused(
+    anna: Party, limited: Limited, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = Api(mint(anna.user, "wallets:read").encoded)
+    assert key.get("/wallets").status_code == 200
+    limited(**{"global": 1})
+    assert [anna.api.post_json("/wallets", {}).status_code for _ in "ab"] == [400, 429]
+    with monkeypatch.context() as patch:
+        for query in ("require_active", "find_api_key_and_owner"):
+            patch.setattr(selectors, query, lambda **_: pytest.fail("MongoDB was asked"))
+        refusals = anna.api.post_json("/wallets", {}), key.get("/wallets")
+    for refusal in refusals:
+        assert_problem(refusal, 429, "rate_limited")
+        assert standing(refusal) == (1, 0)
+        assert 0 < int(refusal["Retry-After"]) <= DAY
+    assert Api().get("/").status_code == 200, "her address is not counted for her"
 
 
 def test_a_key_that_was_good_lately_is_read_wherever_strangers_have_used_up_the_limit(
