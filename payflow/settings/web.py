@@ -11,6 +11,7 @@ from payflow.settings.base import (
     MONGODB_DATABASE,
     MONGODB_OPTIONS,
     MONGODB_URI,
+    REDIS_TIMEOUT_SECONDS,
     REDIS_URL,
     env,
 )
@@ -113,6 +114,8 @@ CACHES = {
         "BACKEND": "django.core.cache.backends.redis.RedisCache",
         "LOCATION": REDIS_URL,
         "KEY_PREFIX": "payflow:cache",
+        # Left to itself the client would wait for 5 seconds.
+        "OPTIONS": dict.fromkeys(("socket_timeout", "socket_connect_timeout"), REDIS_TIMEOUT_SECONDS),
     },
     "limits": {"BACKEND": "payflow.api.counters.Counters"},
 }

@@ -10,6 +10,7 @@ from contextlib import suppress
 import pytest
 import redis
 from django.conf import LazySettings, settings
+from django.core.cache import caches
 
 from payflow import redisdb
 from payflow.errors import Transient
@@ -53,6 +54,12 @@ def redis_hangs(settings: LazySettings) -> Iterator[list[socket.socket]]:
     for connection in taken:
         connection.close()
     redisdb.client.cache_clear()
+
+
+@pytest.mark.parametrize("timeout", ["socket_timeout", "socket_connect_timeout"])
+def test_sessions_wait_for_redis_no_longer_than_all_else(timeout: str) -> None:
+    pool = caches["default"]._cache.get_client().connection_pool
+    assert pool.connection_kwargs[timeout] == settings.REDIS_TIMEOUT_SECONDS
 
 
 def test_a_redis_that_hangs_is_waited_for_once(redis_hangs: list[socket.socket]) -> None:
