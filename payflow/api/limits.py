@@ -27,6 +27,7 @@ from rest_framework.throttling import BaseThrottle
 from payflow import metrics, redisdb
 from payflow.api import problems
 from payflow.api.addresses import client_network
+from payflow.api.middleware import HTML_PREFIX
 from payflow.errors import Refused, Transient
 
 if TYPE_CHECKING:
@@ -35,8 +36,8 @@ if TYPE_CHECKING:
 
 GLOBAL, AUTH, AUTH_EMAIL = "global", "auth", "auth_email"
 SHUT_WITHOUT_REDIS = frozenset({AUTH, AUTH_EMAIL})
-# Machines of our own ask these, often all from one address; the admin's pages are for who has signed in.
-UNCOUNTED = re.compile(r"/(health/live|health/ready|metrics|static/.*|admin/.*)", re.DOTALL)
+# Machines of our own ask these, often all from one address.
+UNCOUNTED = re.compile(r"/(health/live|health/ready|metrics|static/.*)", re.DOTALL)
 ADMIN_LOGIN = "/admin/login/"
 _EMAIL_LENGTH_MAX = 1_000
 SPENT_MAX = 10_000
@@ -118,8 +119,15 @@ class LimitsMiddleware:
         return response
 
     def process_view(self, request: HttpRequest, *view: object) -> HttpResponseBase | None:
-        """Count the email that the admin's login names, once its body is known to be short enough to read."""
+        """Count who has not signed in to the admin, nobody else there, and the email that its login names,
+        once its body is known to be short enough to read."""
+        if not request.path.startswith(HTML_PREFIX):
+            return None
         try:
+            if request.user.is_authenticated:
+                request.rate_usage = getattr(request, "rate_usage", None)
+            else:
+                count(request, [Limit(GLOBAL, _address_of(request))])
             if _is_admin_login(request):
                 count(request, _named(request.POST.get("username")))
         except (RateLimited, Transient) as error:
@@ -135,7 +143,7 @@ def count(request: HttpRequest, limits: Sequence[Limit], cost: int = 1) -> None:
     """
     earlier: Usage | None = getattr(request, "rate_usage", None)
     request.rate_usage = earlier
-    if UNCOUNTED.fullmatch(request.path) and request.path != ADMIN_LOGIN:
+    if UNCOUNTED.fullmatch(request.path):
         return
     limits = [limit for limit in limits if settings.RATE_LIMITS[limit.group]]
     if not limits:

@@ -20,7 +20,7 @@ from accounts import api_keys, selectors
 from payflow import redisdb
 from payflow.api import limits as rate_limits
 from payflow.rates import Rate
-from tests.accounts.factories import PASSWORD
+from tests.accounts.factories import PASSWORD, UserFactory
 from tests.accounts.keys import mint
 from tests.api.client import Api, Party, assert_problem, nothing_changes
 
@@ -189,6 +189,20 @@ def test_what_our_own_machines_ask_is_not_counted(limited: Limited, path: str) -
     answers = [Api().get(path) for _ in range(3)]
     assert {answer.status_code for answer in answers} == {200}
     assert not any(answer.has_header(name) for answer in answers for name in HEADERS)
+
+
+@pytest.mark.parametrize("path", ["/admin/", "/admin/login/", "/admin/nothing", "/admin/accounts/user/"])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_the_admin_s_pages_count_for_who_has_not_signed_in(limited: Limited, path: str, method: str) -> None:
+    limited(**{"global": 2})
+    answers = [Client().generic(method, path) for _ in range(3)]
+    assert [answer.status_code == 429 for answer in answers] == [False, False, True]
+    assert standing(answers[2]) == (2, 0)
+    staff = Client()
+    staff.force_login(UserFactory(email="staff@example.com", is_staff=True, is_superuser=True))
+    answer = staff.generic(method, path)
+    assert answer.status_code != 429
+    assert not any(answer.has_header(name) for name in HEADERS)
 
 
 @pytest.mark.parametrize("path", ["register", "login", "refresh", "logout"])
