@@ -57,8 +57,14 @@ class HeadersMiddleware(SecurityMiddleware):
     """Django's SecurityMiddleware with what it lacks."""
 
     def process_request(self, request: HttpRequest) -> HttpResponse | None:
-        """Send who comes without TLS to the same address with it, if the host is ours."""
+        """Refuse a host that is not ours, and send who comes without TLS to the same address with it.
+
+        Neither where machines of ours ask by address, from inside the network.
+        """
+        path = request.path.lstrip("/")
         try:
+            if not any(pattern.search(path) for pattern in self.redirect_exempt):
+                request.get_host()
             return super().process_request(request)
         except DisallowedHost:
             return problems.of_status(400, {})

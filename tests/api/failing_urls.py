@@ -15,7 +15,6 @@ behaviour: list[Callable[[], HttpResponse]] = []
 
 def plain(request: HttpRequest) -> HttpResponse:
     """Do what the test wants."""
-    request.get_host()
     return behaviour[-1]()
 
 

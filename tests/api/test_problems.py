@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -94,13 +95,20 @@ def test_an_odd_address_or_method_is_a_problem(
     assert_problem(anyone.send(method, path), status, code)
 
 
-@pytest.mark.parametrize("host", ["evil.example", "a b", "localhost:x", "[::1", "x" * 300, "\u00e4"])
+@pytest.mark.parametrize("host", ["evil.example", "a b", "localhost:x", "[::1", "x" * 300, "\u00e4", ""])
 @pytest.mark.parametrize("redirects", [False, True])
-def test_a_host_that_is_not_ours_is_a_problem(
-    failing: Failing, settings: LazySettings, host: str, redirects: bool
+def test_a_host_that_is_not_ours_is_a_problem_and_no_error_of_ours(
+    settings: LazySettings, caplog: pytest.LogCaptureFixture, host: str, redirects: bool
 ) -> None:
     settings.SECURE_SSL_REDIRECT = redirects
-    assert_problem(Api().get("/plain", headers={"Host": host}), 400, "validation_error")
+    for path in ("/", "/wallets", "/nothing", "/openapi.json", "/admin/login/", "/healthy", "/metrics/"):
+        assert_problem(Api().get(path, headers={"Host": host}), 400, "validation_error")
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+@pytest.mark.parametrize("path", ["/health", "/health/live", "/health/ready", "/metrics"])
+def test_what_is_asked_by_address_answers_under_any_name(path: str) -> None:
+    assert Api().get(path, headers={"Host": "10.0.0.7:8000"}).status_code == 200
 
 
 @pytest.mark.parametrize("value", ["\u00ff", "a\0b", "x" * 100_000, "", ";;;", "Bearer", "\r\nX: y"])
