@@ -7,18 +7,23 @@ Redis at any moment, and is then begun anew.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 from django.core.cache.backends.base import BaseCache
 
 from payflow import redisdb
 
-# Counting and expiring are one step: a key without an end would refuse for ever.
+# Counting and expiring are one step: a key without an end would refuse for ever. What does not fit is not
+# counted, so that what fits still passes.
 _COUNT = """
-local counts = {}
+local counts, cost = {}, tonumber(ARGV[#ARGV])
 for i, key in ipairs(KEYS) do
-  counts[i] = redis.call('INCRBY', key, ARGV[#ARGV])
-  if counts[i] == tonumber(ARGV[#ARGV]) then redis.call('EXPIRE', key, ARGV[i]) end
+  counts[i] = (redis.call('GET', key) or 0) + cost
+  if counts[i] <= tonumber(ARGV[#KEYS + i]) then
+    redis.call('INCRBY', key, cost)
+    if counts[i] == cost then redis.call('EXPIRE', key, ARGV[i]) end
+  end
 end
 return counts
 """
@@ -36,9 +41,12 @@ class Counters(BaseCache):
         self._noted.append((key, timeout))
         return True
 
-    def count_noted(self, cost: int) -> list[int]:
-        """Add `cost`, at least 1, for each noted key; return the counts in their order. Raises Transient."""
+    def count_noted(self, cost: int, limits: Sequence[int]) -> list[int]:
+        """Add `cost`, at least 1, for each noted key; return the counts in their order. Raises Transient.
+
+        A count above its limit is what it would have been: it was not added to.
+        """
         noted, self._noted = self._noted, []
         keys, ends = [key for key, _ in noted], [end for _, end in noted]
         with redisdb.unavailable_is_transient():
-            return cast("list[int]", redisdb.client().eval(_COUNT, len(keys), *keys, *ends, cost))
+            return cast("list[int]", redisdb.client().eval(_COUNT, len(keys), *keys, *ends, *limits, cost))

@@ -60,17 +60,23 @@ class Limit(NamedTuple):
 
 
 class Usage(NamedTuple):
-    """How far a limit is used; it begins anew after `reset_seconds`."""
+    """How far a limit is used with a request, had it passed; it begins anew after `reset_seconds`."""
 
     group: str
     limit: int
     used: int
+    cost: int
     reset_seconds: int
+
+    @property
+    def is_exceeded(self) -> bool:
+        """Return whether the request does not pass, and was not counted."""
+        return self.used > self.limit
 
     @property
     def remaining(self) -> int:
         """Return how many more requests would pass."""
-        return max(0, self.limit - self.used)
+        return self.limit - self.used + (self.cost if self.is_exceeded else 0)
 
 
 # Who has used up `global`, as far as this process has seen, and until when.
@@ -157,7 +163,7 @@ def count(request: HttpRequest, limits: Sequence[Limit], cost: int = 1) -> None:
     seen = [*usages, earlier] if earlier else usages
     tightest = min(seen, key=lambda usage: (usage.remaining, -usage.reset_seconds))
     request.rate_usage = tightest
-    exceeded = [usage for usage in usages if usage.used > usage.limit]
+    exceeded = [usage for usage in usages if usage.is_exceeded]
     for limit, usage in zip(limits, usages, strict=True):
         if usage in exceeded and limit.group == GLOBAL:
             _note_spent(limit.who, usage)
@@ -207,10 +213,10 @@ def _count(request: HttpRequest, limits: Sequence[Limit], cost: int) -> list[Usa
         )
         for limit in limits
     ]
-    counts = caches[settings.RATELIMIT_USE_CACHE].count_noted(cost)
+    counts = caches[settings.RATELIMIT_USE_CACHE].count_noted(cost, [usage["limit"] for usage in found])
     # The window's last second belongs to it.
     return [
-        Usage(limit.group, usage["limit"], counted, usage["time_left"] + 1)
+        Usage(limit.group, usage["limit"], counted, cost, usage["time_left"] + 1)
         for limit, usage, counted in zip(limits, found, counts, strict=True)
     ]
 

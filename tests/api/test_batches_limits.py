@@ -25,9 +25,16 @@ def test_each_transfer_of_a_batch_counts_good_or_bad(anna: Party, bob: Party, st
         refused = send(anna, to(bob), to(bob), to(bob), Idempotency_Key="k")
         assert_problem(refused, 429, "rate_limited")
         assert 0 < int(refused["Retry-After"]) <= DAY
-        assert refused["RateLimit-Remaining"] == "0"
+        assert refused["RateLimit-Remaining"] == "2"
     assert send(stranger, *[to(bob)] * 5).status_code == 201, "a limit is every user's own"
     assert anna.api.post_json("/transactions", to(bob)).status_code == 201, "another limit"
+
+
+@pytest.mark.usefixtures("five_transfers")
+def test_a_batch_that_does_not_fit_leaves_room_for_one_that_does(anna: Party, bob: Party) -> None:
+    answers = [send(anna, *[to(bob)] * size) for size in (2, 4, 3, 1)]
+    assert [answer.status_code for answer in answers] == [201, 429, 201, 429]
+    assert [answer["RateLimit-Remaining"] for answer in answers] == ["3", "3", "0", "0"]
 
 
 @pytest.mark.usefixtures("five_transfers")
