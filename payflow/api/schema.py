@@ -17,7 +17,7 @@ from drf_spectacular.plumbing import ResolvedComponent, append_meta, safe_ref
 from drf_spectacular.utils import OpenApiExample
 from rest_framework.serializers import Field, Serializer
 
-from payflow.api import idempotent, limits, schema_headers, schema_refusals
+from payflow.api import idempotent, limits, problems, schema_headers, schema_refusals
 from payflow.api.describing import Answer, Model, Operation
 from payflow.api.fields import StrictSerializer
 from payflow.api.schema_refusals import Refusal, Traits
@@ -234,7 +234,6 @@ def finish(result: dict[str, Any], **_: Any) -> dict[str, Any]:
     operations = [operation for methods in paths.values() for operation in methods.values()]
     used = {tag for operation in operations for tag in operation["tags"]}
     result["tags"] = [tag for tag in result["tags"] if tag["name"] in used]
-    problems = [example["value"] for example in result["components"]["examples"].values()]
-    schema = schema_refusals.problem_schema(problem["code"] for problem in problems)
+    schema = schema_refusals.problem_schema(problems.catalogue())
     result["components"]["schemas"][schema_refusals.PROBLEM] = schema
     return result
