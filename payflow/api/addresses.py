@@ -13,25 +13,34 @@ from typing import Any
 
 from django.conf import settings
 
+from payflow.errors import Refused
+
 UNKNOWN = "unknown"
 # Whoever has one IPv6 address has its /64 (RFC 6177), so that counts as one.
 _IPV6_PREFIX_BITS = 64
 
 
+class AddressUnreadable(Refused):
+    """The proxies in front do not say whom they got the request from."""
+
+
 def client_network(meta: Mapping[str, Any]) -> str:
     """Return the client's IPv4 address, or the /64 that its IPv6 address is in.
 
-    Behind N trusted proxies that is the Nth entry of X-Forwarded-For from the right, else the peer. An entry
-    that is missing or no address means that something is not set up as the setting says: then the peer, which
-    nobody can choose, counts for all who come that way.
+    Behind N trusted proxies that is the Nth entry of X-Forwarded-For from the right. Without that header it
+    is the peer: somebody who asks past the proxies. Raises AddressUnreadable when the header has no such
+    entry, or one that is no address: whatever a client did to that end, it is not to be counted as another.
     """
     hops = settings.TRUSTED_PROXY_HOPS
-    address = None
-    if hops:
+    forwarded = meta.get("HTTP_X_FORWARDED_FOR") if hops else None
+    if forwarded is None:
+        address = _read(meta.get("REMOTE_ADDR", ""))
+    else:
         # Granian joins several header lines by commas, in their order (RFC 9110, 5.3).
-        entries = meta.get("HTTP_X_FORWARDED_FOR", "").rsplit(",", hops)
+        entries = forwarded.rsplit(",", hops)
         address = _read(entries[-hops]) if len(entries) >= hops else None
-    address = address or _read(meta.get("REMOTE_ADDR", ""))
+        if address is None:
+            raise AddressUnreadable("X-Forwarded-For does not say where this comes from.")
     if isinstance(address, IPv6Address):
         return str(IPv6Network((address, _IPV6_PREFIX_BITS), strict=False))
     return str(address) if address else UNKNOWN

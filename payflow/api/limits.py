@@ -115,7 +115,7 @@ class LimitsMiddleware:
             response = self._get_response(request)
             if not hasattr(request, "rate_usage"):
                 count(request, [Limit(GLOBAL, getattr(request, "counted_as", None) or _address_of(request))])
-        except (RateLimited, Transient) as error:
+        except (Refused, Transient) as error:
             response = problems.answer(error)
         usage: Usage | None = getattr(request, "rate_usage", None)
         if usage:
@@ -136,7 +136,7 @@ class LimitsMiddleware:
                 count(request, [Limit(GLOBAL, _address_of(request))])
             if _is_admin_login(request):
                 count(request, _named(request.POST.get("username")))
-        except (RateLimited, Transient) as error:
+        except (Refused, Transient) as error:
             return problems.answer(error)
         return None
 
