@@ -21,8 +21,9 @@ from wallets import services as wallets
 from wallets.documents import Wallet
 
 JSON = "application/json"
-# One for all clients: the middleware reads every static file's name when it starts.
-_handler = ClientHandler(enforce_csrf_checks=False)
+# One for all clients: the middleware reads every static file's name when it starts. Nothing but the admin is
+# guarded against forged requests: no cookie is ever looked at.
+_handler = ClientHandler(enforce_csrf_checks=True)
 FACTS = (
     "api_keys", "ledger_entries", "transactions", "transfer_batches", "users", "wallets",
     "webhook_deliveries", "webhook_subscriptions",

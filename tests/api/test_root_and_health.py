@@ -191,6 +191,14 @@ def test_a_wrong_method_is_a_problem_that_names_the_right_ones(anyone: Api, meth
     assert response["Allow"] == "GET, HEAD"
 
 
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "TRACE", "BREW"])
+@pytest.mark.parametrize("path", ["/docs", "/redoc"])
+def test_pages_for_people_take_no_other_method_either(anyone: Api, method: str, path: str) -> None:
+    response = anyone.send(method, path)
+    assert_problem(response, 405, "method_not_allowed")
+    assert response["Allow"] == "GET, HEAD, OPTIONS"
+
+
 @pytest.mark.parametrize("debug", [False, True])
 def test_a_crash_is_a_problem_that_tells_nothing(
     anna: Party, monkeypatch: pytest.MonkeyPatch, settings: LazySettings, debug: bool
