@@ -57,12 +57,12 @@ class LengthRequired(Refused):
 
 
 class UnsupportedMediaType(Refused):
-    """The body is no JSON, or does not say that it is."""
+    """The body is no JSON, does not say that it is, or is compressed."""
 
     code = "unsupported_media_type"
     status = 415
     title = "Unsupported media type"
-    advice = "Send the body as `Content-Type: application/json`."
+    advice = "Send the body as `Content-Type: application/json`, without a `Content-Encoding`."
 
 
 class InternalError(Refused):

@@ -146,6 +146,7 @@ class PayflowSchema(AutoSchema):
         names = {
             401: ["WWW-Authenticate"],
             409: ["Retry-After-Perhaps"],
+            415: ["Accept-Encoding"],
             429: ["Retry-After"],
             503: ["Retry-After"],
         }.get(status, [])

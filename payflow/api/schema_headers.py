@@ -57,6 +57,10 @@ HEADERS: dict[str, dict[str, Any]] = {
         "description": "Seconds to wait before the request is sent again, where waiting may help.",
         "schema": _SECONDS,
     },
+    "Accept-Encoding": {
+        "description": "`identity` where the body came in another coding (RFC 9110, 15.5.16).",
+        "schema": {"type": "string", "const": "identity"},
+    },
     "WWW-Authenticate": {
         "description": "What to authenticate with (RFC 6750).",
         "required": True,

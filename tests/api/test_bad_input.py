@@ -5,6 +5,7 @@ The tables hold raw JSON, so that what no JSON library would send can be sent.
 
 from __future__ import annotations
 
+import gzip
 import json
 
 import bson
@@ -248,6 +249,18 @@ def test_refuses_any_other_media_type(anna: Party, path: str, media_type: str) -
     with nothing_changes():
         response = anna.api.send("POST", path, body_of(path).encode(), media_type)
         assert_problem(response, 415, "unsupported_media_type")
+
+
+@pytest.mark.parametrize("path", POSTS)
+@pytest.mark.parametrize("coding", ["gzip", "GZIP", "br", "deflate", "identity, gzip", "x", ""])
+def test_refuses_a_body_in_any_coding(anna: Party, path: str, coding: str) -> None:
+    plain = body_of(path, currency='"EUR"').encode()
+    with nothing_changes():
+        for raw in (plain, gzip.compress(plain)):
+            response = anna.api.send("POST", path, raw, Content_Encoding=coding, Idempotency_Key="k")
+            assert_problem(response, 415, "unsupported_media_type")
+            assert response["Accept-Encoding"] == "identity"
+    assert anna.api.send("POST", OPEN, b'{"currency": "EUR"}', Content_Encoding="Identity").status_code == 201
 
 
 @pytest.mark.parametrize("path", POSTS)
