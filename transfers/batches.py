@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,17 +60,23 @@ class StartedBatch:
 
 
 def start_batch(
-    *, sender_id: str, wishes: Sequence[TransferRequest | Problem], key: Key | None
+    *,
+    sender_id: str,
+    wishes: Iterable[TransferRequest | Problem],
+    key: Key | None,
+    admit: Callable[[], None] = lambda: None,
 ) -> StartedBatch:
     """Write down a batch and all its transactions, each INITIATED. No money has moved yet.
 
-    A wish that is refused already is the problem that says why. Raises NotAuthenticated,
-    IdempotencyKeyReused, PayloadTooLarge, Transient; after the last of these the batch may be written all the
-    same, and after BatchUnfinished, one of them, it is.
+    A wish that is refused already is the problem that says why. Of a batch that is not a repeat `admit` is
+    called, to refuse it, before the wishes are read. Raises NotAuthenticated, IdempotencyKeyReused,
+    PayloadTooLarge, Transient; after the last of these the batch may be written all the same, and after
+    BatchUnfinished, one of them, it is.
     """
     row = _find_earlier(sender_id, key)
     replayed = row is not None
     if row is None:
+        admit()
         row, replayed = _write_down(sender_id, list(wishes), key)
     if "due_at" in row:
         try:

@@ -114,11 +114,15 @@ class TransferBatchViewSet(ApiViewSet):
         key = idempotency.key_of(request)
         wanted = StartBatch(data=request.data)
         wanted.is_valid(raise_exception=True)
-        limits.count_in(request, "batched", len(wanted.validated_data["transfers"]))
+        transfers = wanted.validated_data["transfers"]
         digest = services.Key(key, canonical.digest(request.data)) if key else None
         sender_id = request.user.id
-        wishes = [_wish(sender_id, transfer) for transfer in wanted.validated_data["transfers"]]
-        started = batches.start_batch(sender_id=sender_id, wishes=wishes, key=digest)
+        started = batches.start_batch(
+            sender_id=sender_id,
+            wishes=(_wish(sender_id, transfer) for transfer in transfers),
+            key=digest,
+            admit=lambda: limits.count_in(request, "batched", len(transfers)),
+        )
         if started.is_ours and started.transactions:
             _set_going([transaction["_id"] for transaction in started.transactions])
         headers = {idempotency.REPLAYED_HEADER: "true"} if started.replayed else {}

@@ -43,6 +43,21 @@ def test_what_is_no_batch_counts_no_transfers(anna: Party, bob: Party) -> None:
     assert send(anna, *[to(bob)] * 5).status_code == 201
 
 
+@pytest.mark.parametrize("is_in_redis", [False, True])
+def test_a_repeat_is_the_first_answer_and_counts_no_transfers(
+    anna: Party, bob: Party, settings: LazySettings, is_in_redis: bool
+) -> None:
+    settings.IDEMPOTENCY_ANSWER_BYTES_MAX = 2**20 if is_in_redis else 0
+    settings.RATE_LIMITS = {**settings.RATE_LIMITS, "batched": Rate(5, DAY)}
+    answers = [send(anna, *[to(bob)] * 3, Idempotency_Key="k") for _ in "abc"]
+    assert [answer.status_code for answer in answers] == [201, 201, 201]
+    assert ["Idempotent-Replayed" in answer for answer in answers] == [False, True, True]
+    assert answers[0].content == answers[1].content == answers[2].content
+    assert send(anna, *[to(bob)] * 4, Idempotency_Key="k").status_code == 422, "another batch with the key"
+    assert send(anna, *[to(bob)] * 3).status_code == 429
+    assert send(anna, *[to(bob)] * 2).status_code == 201
+
+
 def test_a_refused_batch_uses_up_no_idempotency_key(anna: Party, bob: Party, settings: LazySettings) -> None:
     limits = settings.RATE_LIMITS
     settings.RATE_LIMITS = {**limits, "batched": Rate(1, DAY)}
