@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from typing import Any
@@ -15,7 +16,10 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP
 from django.conf import settings
 
+from payflow import clock
+from payflow.mongodb import collection
 from payflow.stack.embedded import free_port
+from transfers.documents import Notice
 
 
 class _Server(SMTP):
@@ -113,4 +117,23 @@ def postman_process(sink: Sink, env: Mapping[str, str] | None = None) -> subproc
             **(env or {}),
         },
         start_new_session=True,
+    )
+
+
+def stored() -> list[dict[str, Any]]:
+    """Return all notices."""
+    return list(collection(Notice).find().sort("kind", 1))
+
+
+def only() -> dict[str, Any]:
+    """Return the one notice there is."""
+    (notice,) = stored()
+    return notice
+
+
+def make_due() -> None:
+    """Let the time of every notice that is still to be sent, or is being sent, be over."""
+    past = clock.now() - timedelta(seconds=1)
+    collection(Notice).update_many(
+        {"next_attempt_at": {"$exists": True}}, {"$set": {"next_attempt_at": past}}
     )

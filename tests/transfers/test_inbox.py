@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from django.conf import LazySettings, settings
-from django.core.management import call_command
 
 from payflow import clock, redisdb
 from payflow.errors import Transient
@@ -16,21 +13,7 @@ from transfers import inbox, saga, tasks
 from transfers.documents import Transaction
 from transfers.states import Status
 
-
-@pytest.fixture
-def alice() -> str:
-    return world.person("alice", balance_minor=100_000)
-
-
-@pytest.fixture
-def bob() -> str:
-    return world.person("bob")
-
-
-@pytest.fixture(autouse=True)
-def _audited(alice: str, bob: str) -> Iterator[None]:
-    yield
-    call_command("audit", verbosity=0)
+pytestmark = pytest.mark.usefixtures("audited")
 
 
 def test_recovery_starts_one_chain_when_the_same_id_waits_from_tick_to_tick(
