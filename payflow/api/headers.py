@@ -20,6 +20,7 @@ from django.middleware.security import SecurityMiddleware
 
 from payflow.api import problems
 from payflow.api.middleware import HTML_PREFIX
+from payflow.errors import Refused
 
 # Nothing here asks for a browser's powers.
 _POWERS = ("accelerometer", "camera", "display-capture", "geolocation", "gyroscope", "magnetometer",
@@ -53,6 +54,10 @@ form_policy = csp_replace({"style-src": [SELF], "form-action": [SELF]})
 """For the view of a page that asks something; it runs no scripts."""
 
 
+class HostUnknown(Refused):
+    """The request names a host that is none of this service's (`ALLOWED_HOSTS`)."""
+
+
 class HeadersMiddleware(SecurityMiddleware):
     """Django's SecurityMiddleware with what it lacks."""
 
@@ -67,7 +72,7 @@ class HeadersMiddleware(SecurityMiddleware):
                 request.get_host()
             return super().process_request(request)
         except DisallowedHost:
-            return problems.of_status(400, {})
+            return problems.answer(HostUnknown("This service does not answer under this host name."))
 
     def process_response(self, request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
         """Add the headers. What does not say that it may be kept is not to be kept, and no error is."""
