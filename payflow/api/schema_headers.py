@@ -6,6 +6,8 @@ from typing import Any
 
 _SECONDS = {"type": "integer", "minimum": 0}
 
+# What names one request has its example within the schema: Swagger UI would send a parameter's own example
+# with every request from its page, and all but the first would be taken for repeats.
 PARAMETERS: dict[str, dict[str, Any]] = {
     "CorrelationId": {
         "name": "X-Correlation-Id",
@@ -13,8 +15,7 @@ PARAMETERS: dict[str, dict[str, Any]] = {
         "description": "A word of your own for this request: 1 to 128 of `A-Z a-z 0-9 . _ : / + = @ -`. It "
         "comes back on the answer and stands in every log line that the request causes. Anything else is "
         "replaced.",
-        "schema": {"type": "string"},
-        "example": "checkout-7f3a",
+        "schema": {"type": "string", "examples": ["checkout-7f3a"]},
     },
     "IdempotencyKey": {
         "name": "Idempotency-Key",
@@ -22,8 +23,11 @@ PARAMETERS: dict[str, dict[str, Any]] = {
         "description": "Makes it safe to send the request again: a repeat with the same key and body is "
         "answered like the first and does nothing. Keys belong to you and to this endpoint, and are kept "
         "24 hours; where money moves, for ever. (`X-Idempotency-Key` is read, too.)",
-        "schema": {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"},
-        "example": "dinner-2026-11-23",
+        "schema": {
+            "type": "string",
+            "pattern": "^[A-Za-z0-9_-]{1,64}$",
+            "examples": ["dinner-2026-11-23"],
+        },
     },
     "Prefer": {
         "name": "Prefer",

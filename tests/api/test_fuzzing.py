@@ -16,12 +16,13 @@ from typing import Any
 import pytest
 import schemathesis
 from bson import ObjectId
+from django.contrib.auth.hashers import make_password
 from django.core.management import call_command
 from schemathesis.config import SchemathesisConfig
 from schemathesis.engine import events, from_schema
 from schemathesis.engine.run import PhaseName
 
-from accounts.schema import USER
+from accounts.schema import CREDENTIALS, USER
 from payflow.api.schema_headers import PARAMETERS
 from payflow.mongodb import collection
 from payflow.wsgi import application
@@ -39,7 +40,7 @@ EXAMPLES_MAX = {"anonymous": 3, "user": 8, "staff": 4}
 RICH_MINOR = 10**12
 CURRENCIES = ("USD", "JPY", "BHD")
 PHASES = {PhaseName.EXAMPLES, PhaseName.COVERAGE, PhaseName.FUZZING, PhaseName.STATEFUL_TESTING}
-KEY_EXAMPLE = PARAMETERS["IdempotencyKey"]["example"]
+KEY_EXAMPLE = PARAMETERS["IdempotencyKey"]["schema"]["examples"][0]
 
 # Rules that no schema tells: what a currency can express, which password is hard to guess, which of two
 # fields may stand beside the other, what a cursor stands for.
@@ -148,7 +149,11 @@ def fuzz(token: str | None, examples_max: int) -> Findings:
 def enrol(name: str, user_id: str, *, is_staff: bool = False) -> Party:
     """Return a user with much money, as the document's examples know them."""
     user = UserFactory(
-        id=ObjectId(user_id), name=name.title(), email=f"{name}@example.com", is_staff=is_staff
+        id=ObjectId(user_id),
+        name=name.title(),
+        email=f"{name}@example.com",
+        password=make_password(CREDENTIALS["password"]),
+        is_staff=is_staff,
     )
     for currency in CURRENCIES:
         wallets.open_wallet(user_id=user_id, currency=currency)

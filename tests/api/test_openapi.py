@@ -108,6 +108,11 @@ def test_says_what_every_operation_of_its_kind_can_answer(name: str) -> None:
     assert operation["summary"]
 
 
+@pytest.mark.parametrize("name", ["CorrelationId", "IdempotencyKey"])
+def test_no_page_fills_in_what_names_one_request(name: str) -> None:
+    assert {"example", "examples"} & set(DOCUMENT["components"]["parameters"][name]) == set()
+
+
 def examples(operation: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], Any]]:
     """Yield the operation's examples, each with its schema."""
     holders = {"body": operation.get("requestBody", {})}
