@@ -20,6 +20,7 @@ class TokenExpired(NotAuthenticated):
     code = "token_expired"
     title = "Token expired"
     advice = "Exchange the refresh token for a new pair, or sign in again."
+    detail = "The token has expired."
 
 
 class EmailTaken(AlreadyExists):

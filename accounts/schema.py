@@ -58,7 +58,7 @@ SESSION = {
         answers={
             201: Answer(description="The user and their session.", body=SignedInOutput, examples=SIGNED_IN)
         },
-        refusals=[EmailTaken],
+        refusals=[EmailTaken("Somebody has registered with this email already.", field="email")],
     ),
     "login": Operation(
         id="login",
@@ -70,7 +70,7 @@ SESSION = {
         answers={
             200: Answer(description="The user and their session.", body=SignedInOutput, examples=SIGNED_IN)
         },
-        refusals=[InvalidCredentials],
+        refusals=[InvalidCredentials("The email or the password is wrong.")],
     ),
     "refresh": Operation(
         id="refreshTokens",
@@ -81,7 +81,7 @@ SESSION = {
         takes=RefreshInput,
         sends={"refresh": {"refresh": TOKENS["refresh"]}},
         answers={200: Answer(description="The next tokens.", body=TokensOutput, examples={"tokens": TOKENS})},
-        refusals=[NotAuthenticated, TokenExpired],
+        refusals=[NotAuthenticated("The token is not valid."), TokenExpired()],
     ),
     "logout": Operation(
         id="logout",
@@ -91,7 +91,7 @@ SESSION = {
         takes=RefreshInput,
         sends={"refresh": {"refresh": TOKENS["refresh"]}},
         answers={204: Answer(description="The session is over.")},
-        refusals=[NotAuthenticated, TokenExpired],
+        refusals=[NotAuthenticated("The token is not valid."), TokenExpired()],
     ),
 }
 
@@ -153,7 +153,7 @@ OPEN_SESSIONS = {
         description="Its access tokens end, too.",
         path={"id": "The session's id."},
         answers={204: Answer(description="It is over.")},
-        refusals=[NotFound],
+        refusals=[NotFound("There is no such session.")],
     ),
 }
 
@@ -220,7 +220,10 @@ API_KEYS = {
                 headers=["Location"],
             )
         },
-        refusals=[TooManyApiKeys, DepositsNotGranted],
+        refusals=[
+            TooManyApiKeys("There are 20 living API keys already; 20 are allowed."),
+            DepositsNotGranted("Only staff grant deposits:write here.", field="scopes"),
+        ],
     ),
     "list": Operation(
         id="listApiKeys",
@@ -242,7 +245,7 @@ API_KEYS = {
         summary="Get an API key",
         path={"id": "The API key's id."},
         answers={200: Answer(description="The key.", body=API_KEY, examples={"payouts": API_KEY_EXAMPLE})},
-        refusals=[ApiKeyNotFound],
+        refusals=[ApiKeyNotFound("There is no such API key.")],
     ),
     "destroy": Operation(
         id="revokeApiKey",
@@ -251,7 +254,7 @@ API_KEYS = {
         description="The next request with it is refused. Safe to repeat.",
         path={"id": "The API key's id."},
         answers={204: Answer(description="It is revoked.")},
-        refusals=[ApiKeyNotFound],
+        refusals=[ApiKeyNotFound("There is no such API key.")],
     ),
 }
 
@@ -266,7 +269,7 @@ OWN_ACCOUNT = {
             "change": {"current_password": "violet-kettle-42", "new_password": "an even longer kettle"},
         },
         answers={204: Answer(description="The password is changed.")},
-        refusals=[InvalidCredentials],
+        refusals=[InvalidCredentials("The current password is wrong.", field="current_password")],
     ),
     "me": Operation(
         id="getOwnUser",

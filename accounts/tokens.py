@@ -138,6 +138,6 @@ def _read(kind: type[TokenType], encoded: str) -> TokenType:
     try:
         return kind(encoded)  # type: ignore[arg-type]  # the parent's annotation is wrong
     except ExpiredTokenError as error:
-        raise TokenExpired("The token has expired.") from error
+        raise TokenExpired from error
     except TokenError as error:
         raise NotAuthenticated("The token is not valid.") from error

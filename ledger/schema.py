@@ -47,6 +47,8 @@ _NOT_IN_PRODUCTION = (
     "Credits that are refused on purpose, to see money refunded. For staff; not in production."
 )
 
+_NOTHING_HERE = NotFound("There is nothing at this address.")
+
 KEYS_OPERATIONS = {
     "get": Operation(
         id="getReceiptKeys",
@@ -78,7 +80,7 @@ SIMULATION = {
         summary="Get what is simulated",
         description=_NOT_IN_PRODUCTION,
         answers=_SIMULATED,
-        refusals=[NotFound],
+        refusals=[_NOTHING_HERE],
     ),
     "update": Operation(
         id="changeSimulation",
@@ -88,7 +90,7 @@ SIMULATION = {
         takes=SimulationInput,
         sends={"a fifth": {"enabled": True, "failure_rate": 0.2}},
         answers=_SIMULATED,
-        refusals=[NotFound],
+        refusals=[_NOTHING_HERE],
     ),
     "reset": Operation(
         id="resetSimulation",
@@ -104,6 +106,6 @@ SIMULATION = {
                 examples={"off": {**_SIMULATION, "enabled": False, "failure_rate": 0.0}},
             )
         },
-        refusals=[NotFound],
+        refusals=[_NOTHING_HERE],
     ),
 }

@@ -27,15 +27,17 @@ class Refused(Exception):  # noqa: N818 - it reads as what happened
     title = "Invalid request"
     advice = "Correct the request; sending it again as it is will not help."
     """What a client should do about it."""
+    detail = ""
+    """What is said where whoever raises it says nothing more particular."""
     headers: Mapping[str, str] = {}
     """Headers that the answer carries."""
     is_of_commands = False
     """Whether only commands raise it, and no request is ever answered with it."""
 
-    def __init__(self, detail: str, *, field: str | None = None) -> None:
-        super().__init__(detail)
-        self.detail = detail
-        self.errors = [FieldError(field, self.code, detail)] if field else []
+    def __init__(self, detail: str = "", *, field: str | None = None) -> None:
+        self.detail = detail or self.detail
+        super().__init__(self.detail)
+        self.errors = [FieldError(field, self.code, self.detail)] if field else []
 
 
 class Transient(Exception):  # noqa: N818
@@ -97,6 +99,7 @@ class IdempotencyInProgress(Refused):
     status = 409
     title = "Idempotency key in progress"
     advice = "Send it again in a second, unchanged and with the same key."
+    detail = "The first request with this idempotency key is still running; ask again in a moment."
     headers = {"Retry-After": "1"}
 
 
@@ -107,8 +110,4 @@ class IdempotencyKeyReused(Refused):
     status = 422
     title = "Idempotency key reused"
     advice = "Use a new key for a new request; repeat a request unchanged."
-
-    def __init__(
-        self, detail: str = "This idempotency key was used for another request; use a new one."
-    ) -> None:
-        super().__init__(detail)
+    detail = "This idempotency key was used for another request; use a new one."

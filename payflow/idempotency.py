@@ -198,15 +198,12 @@ def claim(asked: Asked) -> Claim | Answer:
         # Nobody can read it any more, so it is nobody's.
         if (found := _claim(asked, mine.token, unreadable=secret)) is None:
             return _held(mine)
-        raise IdempotencyInProgress(_IN_PROGRESS)
+        raise IdempotencyInProgress
     if not any(hmac.compare_digest(used_for, own) for own in (asked.fingerprint, *asked.former_fingerprints)):
         raise IdempotencyKeyReused
     if answer is None:
-        raise IdempotencyInProgress(_IN_PROGRESS)
+        raise IdempotencyInProgress
     return answer
-
-
-_IN_PROGRESS = "The first request with this idempotency key is still running; ask again in a moment."
 
 
 def _held(mine: Claim) -> Claim:

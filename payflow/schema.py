@@ -139,7 +139,7 @@ METRICS = {
                 description="Every metric.", body=text("Prometheus' text format."), media_type="text/plain"
             )
         },
-        refusals=[NotAuthenticated, NotFound],
+        refusals=[NotAuthenticated("The token is not valid."), NotFound("There is nothing at this address.")],
         needs_servers=False,
     )
 }

@@ -161,6 +161,8 @@ DECLINED = {
         {"status": "FAILED", "at": "2026-11-23T05:13:23.967Z", "reason": "insufficient_balance"},
     ],
 }
+_NOBODY = "Nobody who can receive money is known by this."
+_NOT_FOUND = TransactionNotFound("There is no such transaction.")
 _PATH = {"id": "The transaction's id."}
 _THIS = {"id": "$response.body#/id"}
 
@@ -194,7 +196,13 @@ OPERATIONS = {
                 },
             )
         },
-        refusals=[SelfTransfer, ReceiverNotFound, CurrencyMismatch, WalletClosed, ReferenceUsed],
+        refusals=[
+            SelfTransfer("Sender and receiver must be two different users.", field="receiver_id"),
+            ReceiverNotFound(_NOBODY, field="receiver_email"),
+            CurrencyMismatch("The receiver has no USD wallet.", field="currency"),
+            WalletClosed("Your wallet is frozen or closed; no money can move in or out."),
+            ReferenceUsed("invoice-2026-0817"),
+        ],
         waits=True,
     ),
     "list": Operation(
@@ -230,7 +238,7 @@ OPERATIONS = {
                 links={"receipt": Link("getReceipt", _THIS, "A receipt, once it has ended.")},
             )
         },
-        refusals=[TransactionNotFound],
+        refusals=[_NOT_FOUND],
         waits=True,
     ),
     "receipt": Operation(
@@ -241,7 +249,7 @@ OPERATIONS = {
         "offline with the keys of `getReceiptKeys`.",
         path=_PATH,
         answers={200: Answer(description="The receipt and its signature.", body=RECEIPT)},
-        refusals=[TransactionNotFound, NotSettled],
+        refusals=[_NOT_FOUND, NotSettled({})],
         waits=True,
     ),
 }
@@ -288,13 +296,13 @@ BATCHES = {
                                     "type": "urn:payflow:error:receiver_not_found",
                                     "title": "Receiver not found",
                                     "status": 404,
-                                    "detail": "Nobody who can receive money is known by this.",
+                                    "detail": _NOBODY,
                                     "code": "receiver_not_found",
                                     "errors": [
                                         {
                                             "field": "receiver_email",
                                             "code": "receiver_not_found",
-                                            "detail": "Nobody who can receive money is known by this.",
+                                            "detail": _NOBODY,
                                         }
                                     ],
                                 }
@@ -331,7 +339,7 @@ BATCHES = {
                 },
             )
         },
-        refusals=[BatchNotFound],
+        refusals=[BatchNotFound("There is no such batch.")],
     ),
 }
 

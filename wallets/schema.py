@@ -118,6 +118,8 @@ DEBIT_EXAMPLE = {
     "created_at": "2026-11-23T05:13:23.929Z",
     "hash": "96af288fbe173c0867a19a5d99a5a81258b43617972202d8e8fe1fb5bc116801",
 }
+_NO_CURRENCY = WalletNotFound("You have no USD wallet; open one with POST /wallets.")
+_CLOSED = WalletClosed("This wallet is frozen or closed; no money can move in or out.")
 _GET_BALANCE = {
     "balance": Link("getWalletBalance", {"id": "$response.body#/id"}, "What it held at a past moment.")
 }
@@ -150,7 +152,7 @@ OPERATIONS = {
                 links=_GET_BALANCE,
             )
         },
-        refusals=[WalletExists],
+        refusals=[WalletExists("You have a EUR wallet already.", field="currency")],
     ),
     "me": Operation(
         id="getOwnWallet",
@@ -165,7 +167,7 @@ OPERATIONS = {
                 links=_GET_BALANCE,
             )
         },
-        refusals=[WalletNotFound],
+        refusals=[_NO_CURRENCY],
     ),
     "deposit": Operation(
         id="deposit",
@@ -181,7 +183,15 @@ OPERATIONS = {
                 examples={"dollars": {"entry": DEPOSIT_EXAMPLE, "balance": "100.00"}},
             )
         },
-        refusals=[WalletNotFound, WalletClosed, BalanceLimit],
+        refusals=[
+            _NO_CURRENCY,
+            _CLOSED,
+            BalanceLimit(
+                "The wallet holds 40000000000000000.00 USD; with this deposit it would hold more than it"
+                " may.",
+                replayed=False,
+            ),
+        ],
     ),
     "withdraw": Operation(
         id="withdraw",
@@ -198,7 +208,11 @@ OPERATIONS = {
                 examples={"dollars": {"entry": WITHDRAWAL_EXAMPLE, "balance": "54.50"}},
             )
         },
-        refusals=[WalletNotFound, WalletClosed, InsufficientBalance],
+        refusals=[
+            _NO_CURRENCY,
+            _CLOSED,
+            InsufficientBalance("The wallet holds 74.50 USD.", replayed=False),
+        ],
     ),
     "history": Operation(
         id="listLedgerEntries",
@@ -218,7 +232,7 @@ OPERATIONS = {
                 },
             )
         },
-        refusals=[WalletNotFound],
+        refusals=[_NO_CURRENCY],
     ),
     "balance": Operation(
         id="getWalletBalance",
@@ -236,6 +250,6 @@ OPERATIONS = {
                 },
             )
         },
-        refusals=[WalletNotFound],
+        refusals=[WalletNotFound("There is no such wallet.")],
     ),
 }

@@ -236,6 +236,9 @@ _EVENTS_EXAMPLE = {
     ],
     "next": 1,
 }
+_NOT_FOUND = WebhookNotFound("You have no such webhook.")
+_URL_REFUSED = UrlRefused("The URL's host has no public address.")
+_DISABLED = WebhookDisabled("This webhook is disabled; nothing is sent to it.")
 _PATH = {"id": "The webhook's id."}
 _DELIVERY_PATH = {**_PATH, "delivery": "The delivery's id."}
 _LOG = Link("listWebhookDeliveries", {"id": "$request.path.id"}, "What became of it.")
@@ -272,7 +275,11 @@ OPERATIONS = {
                 links={"webhook": Link("getWebhook", {"id": "$response.body#/id"}, "How it gets on.")},
             )
         },
-        refusals=[UrlRefused, InvalidSecret, WebhookLimit],
+        refusals=[
+            _URL_REFUSED,
+            InvalidSecret("A secret holds 24 to 64 bytes; this one holds 16."),
+            WebhookLimit("You have 20 webhooks, and may have 20."),
+        ],
     ),
     "retrieve": Operation(
         id="getWebhook",
@@ -280,7 +287,7 @@ OPERATIONS = {
         summary="Get a webhook",
         path=_PATH,
         answers={200: Answer(description="The webhook.", body=WEBHOOK, examples={"ends": _EXAMPLE})},
-        refusals=[WebhookNotFound],
+        refusals=[_NOT_FOUND],
     ),
     "partial_update": Operation(
         id="changeWebhook",
@@ -297,7 +304,11 @@ OPERATIONS = {
                 examples={"moved": {**_EXAMPLE, "url": "https://example.com/new-hooks"}},
             )
         },
-        refusals=[WebhookNotFound, UrlRefused, DisabledByStaff],
+        refusals=[
+            _NOT_FOUND,
+            _URL_REFUSED,
+            DisabledByStaff("Staff have disabled this webhook."),
+        ],
     ),
     "destroy": Operation(
         id="deleteWebhook",
@@ -306,7 +317,7 @@ OPERATIONS = {
         description="What is on its way to it is dropped.",
         path=_PATH,
         answers={204: Answer(description="It is gone.")},
-        refusals=[WebhookNotFound],
+        refusals=[_NOT_FOUND],
     ),
     "rotate_secret": Operation(
         id="rotateWebhookSecret",
@@ -323,7 +334,7 @@ OPERATIONS = {
                 examples={"rotated": {**_ROTATED, "secret": _SECRET}},
             )
         },
-        refusals=[WebhookNotFound],
+        refusals=[_NOT_FOUND],
     ),
     "test": Operation(
         id="testWebhook",
@@ -341,7 +352,7 @@ OPERATIONS = {
                 links={"log": _LOG},
             )
         },
-        refusals=[WebhookNotFound, WebhookDisabled],
+        refusals=[_NOT_FOUND, _DISABLED],
     ),
     "logs": Operation(
         id="listWebhookDeliveries",
@@ -357,7 +368,7 @@ OPERATIONS = {
                 examples={"one": {"results": [_DELIVERED], "next": None}},
             )
         },
-        refusals=[WebhookNotFound],
+        refusals=[_NOT_FOUND],
     ),
     "redeliver": Operation(
         id="redeliverWebhookDelivery",
@@ -375,7 +386,12 @@ OPERATIONS = {
                 links={"log": _LOG},
             )
         },
-        refusals=[WebhookNotFound, DeliveryNotFound, WebhookDisabled, DeliveryPending],
+        refusals=[
+            _NOT_FOUND,
+            DeliveryNotFound("This webhook has no such delivery."),
+            _DISABLED,
+            DeliveryPending("This delivery is under way already."),
+        ],
     ),
     "events": Operation(
         id="listWebhookEvents",
@@ -387,6 +403,6 @@ OPERATIONS = {
         answers={
             200: Answer(description="A page of events.", body=EVENTS, examples={"one": _EVENTS_EXAMPLE})
         },
-        refusals=[WebhookNotFound],
+        refusals=[_NOT_FOUND],
     ),
 }

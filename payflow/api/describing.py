@@ -12,9 +12,10 @@ from rest_framework.serializers import Serializer
 from rest_framework.views import APIView
 
 from payflow import money
-from payflow.errors import Refused
+from payflow.errors import Refused, Transient
 
 View = TypeVar("View", bound=type[APIView])
+Refusal = Refused | Transient
 Schema = Mapping[str, Any]
 """A JSON schema. Models and serializers may stand in it where a reference to them is to be."""
 
@@ -52,8 +53,8 @@ class Answer:
 class Operation:
     """One endpoint. Only what is its own: what all have in common is added to each.
 
-    `refusals` are those of its service; `sends` are examples of its body by name; `path` describes the
-    parameters in its path by name.
+    `refusals` are those of its service, each as it is raised: they are examples, too. `sends` are examples of
+    its body by name; `path` describes the parameters in its path by name.
     """
 
     id: str
@@ -65,7 +66,7 @@ class Operation:
     sends: Mapping[str, Any] = field(default_factory=dict)
     query: type[Serializer] | None = None
     path: Mapping[str, str] = field(default_factory=dict)
-    refusals: Sequence[type[Refused]] = ()
+    refusals: Sequence[Refusal] = ()
     waits: bool = False
     needs_servers: bool = True
 

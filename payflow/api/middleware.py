@@ -46,7 +46,7 @@ def _unreadable(request: HttpRequest) -> Refused | None:
     announced = request.META.get("CONTENT_LENGTH")
     if announced is None and "HTTP_TRANSFER_ENCODING" in request.META:
         # Django would take it for empty (PEP 3333 knows no other length than this one).
-        return problems.LengthRequired("Send the body with a Content-Length; chunks are not read here.")
+        return problems.LengthRequired()
     is_number = announced and announced.isascii() and announced.isdigit() and len(announced) < 20
     bytes_max = body_bytes_max(request.path)
     if is_number and int(announced) > bytes_max:

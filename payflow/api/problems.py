@@ -54,6 +54,7 @@ class LengthRequired(Refused):
     status = 411
     title = "Length required"
     advice = "Send `Content-Length` instead of `Transfer-Encoding: chunked`."
+    detail = "Send the body with a Content-Length; chunks are not read here."
 
 
 class UnsupportedMediaType(Refused):
@@ -63,6 +64,7 @@ class UnsupportedMediaType(Refused):
     status = 415
     title = "Unsupported media type"
     advice = "Send the body as `Content-Type: application/json`, without a `Content-Encoding`."
+    detail = "Send the body as application/json."
 
 
 class InternalError(Refused):
@@ -138,7 +140,7 @@ def from_exception(error: BaseException) -> HttpResponse | None:
     return None if ours is None else answer(ours)
 
 
-def as_part(error: Refused | exceptions.ValidationError) -> dict[str, Any]:
+def as_part(error: Refused | Transient | exceptions.ValidationError) -> dict[str, Any]:
     """Return a problem as a part of a larger answer: the correlation id is the whole answer's."""
     response = from_exception(error)
     if response is None:
@@ -166,17 +168,19 @@ def _translate(error: BaseException) -> Refused | Transient | None:
 
 def _translate_drf(error: exceptions.APIException) -> Refused:
     if isinstance(error, exceptions.ValidationError):
-        return _invalid(list(flatten(error.get_full_details())))
+        return invalid(error)
     if isinstance(error, exceptions.NotAuthenticated | exceptions.AuthenticationFailed):
         return NotAuthenticated(str(error.detail))
     if isinstance(error, exceptions.MethodNotAllowed):
         return MethodNotAllowed(str(error.detail))
     if isinstance(error, exceptions.UnsupportedMediaType):
-        return UnsupportedMediaType("Send the body as application/json.")
+        return UnsupportedMediaType()
     return (Refused if error.status_code < 500 else InternalError)(str(error.detail))
 
 
-def _invalid(errors: list[FieldError]) -> Refused:
+def invalid(error: exceptions.ValidationError) -> Refused:
+    """Return the refusal of a request whose fields are not valid."""
+    errors = list(flatten(error.get_full_details()))
     kind = InvalidAmount if {e.code for e in errors} == {InvalidAmount.code} else Refused
     detail = errors[0].detail if len(errors) == 1 else f"{len(errors)} fields are not valid; see errors."
     refusal = kind(detail)

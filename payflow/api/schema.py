@@ -17,11 +17,13 @@ from drf_spectacular.plumbing import ResolvedComponent, append_meta, safe_ref
 from drf_spectacular.utils import OpenApiExample
 from rest_framework.serializers import Field, Serializer
 
-from payflow.api import idempotent, limits, problems, schema_headers, schema_refusals
-from payflow.api.describing import Answer, Model, Operation
+from payflow.api import idempotent, limits, parsers, problems, schema_headers, schema_refusals
+from payflow.api.describing import Answer, Model, Operation, Refusal
 from payflow.api.fields import StrictSerializer
-from payflow.api.schema_refusals import Refusal, Traits
+from payflow.api.schema_refusals import Traits
 
+# Refusals with the same code, each said in its own words.
+NAMESAKES_MAX = 50
 METHODS_IN_ORDER = ("get", "post", "put", "patch", "delete")
 
 
@@ -94,6 +96,7 @@ class PayflowSchema(AutoSchema):
             is_limited=not limits.UNCOUNTED.fullmatch(self.path),
             takes_body=takes is not None,
             takes_amount=takes is not None and "amount" in takes().fields,
+            body_bytes_max=parsers.body_bytes_max(self.path),
         )
 
     def get_auth(self) -> list[dict[str, list[str]]]:
@@ -152,9 +155,13 @@ class PayflowSchema(AutoSchema):
         }.get(status, [])
         replayed = self.traits.is_guarded and status not in idempotent.STATUSES_NOT_KEPT and status < 500
         names = [*names, *(["Idempotent-Replayed"] if replayed else [])]
-        for name, example in schema_refusals.examples(refusals).items():
-            self._component(ResolvedComponent.EXAMPLE, name, example)
-        made = {**schema_refusals.answer(status, refusals), "headers": self._headers(names)}
+        examples: dict[str, dict[str, str]] = {}
+        for refusal in refusals:
+            example = {"value": schema_refusals.example(refusal)}
+            reference = self._component(ResolvedComponent.EXAMPLE, f"{status}_{refusal.code}", example)
+            alike = sum(name.startswith(refusal.code) for name in examples)
+            examples[f"{refusal.code} {alike + 1}" if alike else refusal.code] = reference
+        made = {**schema_refusals.answer(status, refusals, examples), "headers": self._headers(names)}
         codes = ".".join(sorted({refusal.code for refusal in refusals}))
         kind = ("" if self.traits.is_limited else ".unlimited") + (".replayed" if replayed else "")
         return self._component(ResolvedComponent.RESPONSE, f"{status}.{codes}{kind}", made)
@@ -194,9 +201,13 @@ class PayflowSchema(AutoSchema):
         return self._component(kind, name, definition)
 
     def _component(self, kind: str, name: str, definition: dict[str, Any]) -> dict[str, str]:
-        component = ResolvedComponent(name, kind, schema=definition, object=PayflowSchema)
-        self.registry.register_on_missing(component)
-        return component.ref
+        """Register it under its name, with a number where the name stands for something else already."""
+        for tried in (name, *(f"{name}_{number}" for number in range(2, NAMESAKES_MAX + 1))):
+            component = ResolvedComponent(tried, kind, schema=definition, object=PayflowSchema)
+            self.registry.register_on_missing(component)
+            if self.registry[component].schema == definition:
+                return component.ref
+        raise AssertionError(f"there are more than {NAMESAKES_MAX} components of the name {name}")
 
     # --- Serializers --------------------------------------------------------------------------------------
 
@@ -227,12 +238,15 @@ class PayflowSchema(AutoSchema):
         return schema
 
 
+def in_order(endpoints: list[tuple[str, str, str, Any]], **_: Any) -> list[tuple[str, str, str, Any]]:
+    """Order the methods of each address, which come in any: what is described first names components."""
+    places = {path: place for place, path in enumerate(dict.fromkeys(path for path, *_ in endpoints))}
+    return sorted(endpoints, key=lambda each: (places[each[0]], METHODS_IN_ORDER.index(each[2].lower())))
+
+
 def finish(result: dict[str, Any], **_: Any) -> dict[str, Any]:
     """Add what only the whole document can tell: the problem with all of its codes, and the tags in use."""
-    paths = result["paths"]
-    for path, methods in paths.items():
-        paths[path] = {name: methods[name] for name in METHODS_IN_ORDER if name in methods}
-    operations = [operation for methods in paths.values() for operation in methods.values()]
+    operations = [operation for methods in result["paths"].values() for operation in methods.values()]
     used = {tag for operation in operations for tag in operation["tags"]}
     result["tags"] = [tag for tag in result["tags"] if tag["name"] in used]
     schema = schema_refusals.problem_schema(problems.catalogue())

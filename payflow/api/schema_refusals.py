@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rest_framework.exceptions import ValidationError
+
 from payflow.api import problems
-from payflow.api.describing import PART_PROBLEM, Operation, record, text
+from payflow.api.describing import PART_PROBLEM, Operation, Refusal, record, text
 from payflow.api.limits import RateLimited
 from payflow.api.parsers import PayloadTooLarge
 from payflow.errors import (
@@ -21,21 +23,8 @@ from payflow.errors import (
 from payflow.money import InvalidAmount
 
 PROBLEM = "Problem"
-Kind = type[Refused] | type[Transient]
-
-
-@dataclass(frozen=True, order=True)
-class Refusal:
-    """One way to be refused."""
-
-    status: int
-    code: str
-    title: str
-    detail: str
-
-
-def _of(kind: Kind) -> Refusal:
-    return Refusal(kind.status, kind.code, kind.title, " ".join((kind.__doc__ or "").split()))
+# Of a request without anything particular.
+_CORRELATION_ID = "checkout-7f3a"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,34 +37,57 @@ class Traits:
     is_limited: bool
     takes_body: bool
     takes_amount: bool
+    body_bytes_max: int
 
 
 def refusals_of(operation: Operation, traits: Traits) -> list[Refusal]:
-    """Return every refusal that the endpoint can answer, by status and code; one of each."""
-    kinds = [*_common(operation, traits), *operation.refusals]
-    found = {(kind.status, kind.code): _of(kind) for kind in kinds}
-    return [found[key] for key in sorted(found)]
+    """Return every refusal that the endpoint can answer, by status and code."""
+    return sorted(
+        [*operation.refusals, *_common(operation, traits)], key=lambda each: (each.status, each.code)
+    )
 
 
-def _common(operation: Operation, traits: Traits) -> Iterator[Kind]:
+def _common(operation: Operation, traits: Traits) -> Iterator[Refusal]:
     if traits.takes_body or traits.is_guarded or operation.query:
-        yield Refused
+        yield _invalid(operation)
     if traits.takes_amount:
-        yield InvalidAmount
+        yield InvalidAmount("The amount must be greater than zero.", field="amount")
     if traits.is_authenticated:
-        yield from (kind for kind in problems.all_kinds() if issubclass(kind, NotAuthenticated))
-        yield PermissionRefused
+        yield NotAuthenticated("Authentication credentials were not provided.")
+        yield from (kind() for kind in NotAuthenticated.__subclasses__())
+        yield PermissionRefused("You may not do this.")
     if traits.is_guarded:
-        yield from (IdempotencyInProgress, IdempotencyKeyReused)
+        yield IdempotencyInProgress()
+        yield IdempotencyKeyReused()
     if traits.takes_body:
-        yield from (problems.LengthRequired, PayloadTooLarge, problems.UnsupportedMediaType)
+        yield problems.LengthRequired()
+        yield PayloadTooLarge(f"The body must be at most {traits.body_bytes_max} bytes.")
+        yield problems.UnsupportedMediaType()
     if traits.is_limited:
-        yield RateLimited
+        yield RateLimited(
+            "At most 20 such requests are allowed in 60 seconds. Wait 12 seconds, then try again."
+        )
     if operation.needs_servers:
-        yield Transient
+        yield Transient()
 
 
-def answer(status: int, refusals: Collection[Refusal]) -> dict[str, Any]:
+def _invalid(operation: Operation) -> Refused:
+    """Return what the endpoint's own serializer says of a request that is not valid."""
+    serializer = operation.takes or operation.query
+    if serializer is None:
+        return Refused("The request is malformed.")
+    fields = serializer().fields
+    sent = {"limit": "0"} if "limit" in fields else {"color": "red"}
+    if any(field.required for field in fields.values()):
+        sent = {}
+    try:
+        serializer(data=sent).is_valid(raise_exception=True)
+    except ValidationError as error:
+        return problems.invalid(error)
+    raise AssertionError(f"{serializer.__name__} takes {sent}")
+
+
+def answer(status: int, refusals: Collection[Refusal], examples: Mapping[str, Any]) -> dict[str, Any]:
     """Return the response object of one status."""
     codes = sorted({refusal.code for refusal in refusals})
     narrowed = {"properties": {"status": {"const": status}, "code": {"enum": codes}}}
@@ -84,38 +96,15 @@ def answer(status: int, refusals: Collection[Refusal]) -> dict[str, Any]:
         "content": {
             problems.MEDIA_TYPE: {
                 "schema": {"allOf": [{"$ref": f"#/components/schemas/{PROBLEM}"}, narrowed]},
-                "examples": {r.code: {"$ref": f"#/components/examples/{_name(r)}"} for r in refusals},
+                "examples": examples,
             }
         },
     }
 
 
-def examples(refusals: Iterable[Refusal]) -> dict[str, dict[str, Any]]:
-    """Return the components that `answer` refers to, by name."""
-    return {_name(refusal): {"value": _example(refusal)} for refusal in refusals}
-
-
-def _name(refusal: Refusal) -> str:
-    return f"{refusal.status}_{refusal.code}"
-
-
-def _example(refusal: Refusal) -> dict[str, Any]:
-    detail, errors = refusal.detail, []
-    if refusal.code == Refused.code:
-        detail = "2 fields are not valid; see errors."
-        errors = [
-            {"field": "name", "code": "required", "detail": "This field is required."},
-            {"field": "color", "code": "unknown_field", "detail": "There is no such field."},
-        ]
-    return {
-        "type": f"{problems.TYPE}:{refusal.code}",
-        "title": refusal.title,
-        "status": refusal.status,
-        "detail": detail,
-        "code": refusal.code,
-        "errors": errors,
-        "correlation_id": "checkout-7f3a",
-    }
+def example(refusal: Refusal) -> dict[str, Any]:
+    """Return the problem document that this refusal is answered as."""
+    return {**problems.as_part(refusal), "correlation_id": _CORRELATION_ID}
 
 
 def problem_schema(codes: Iterable[str]) -> dict[str, Any]:

@@ -65,6 +65,7 @@ SPECTACULAR_SETTINGS = {
             },
         }
     },
+    "PREPROCESSING_HOOKS": ["payflow.api.schema.in_order"],
     "POSTPROCESSING_HOOKS": ["payflow.api.schema.finish"],
     # What is sent and what is answered are different things, with different rules.
     "COMPONENT_SPLIT_REQUEST": True,

@@ -17,6 +17,7 @@ import jsonschema_rs
 from django.core.exceptions import DisallowedHost
 
 from payflow import openapi
+from payflow.api import problems
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 NOT_BY_OPERATIONS = frozenset({405, 500})
@@ -129,6 +130,15 @@ def check(response: Any) -> None:
     if media_type.endswith("json"):
         errors = validator(*pointer, "content", media_type, "schema").iter_errors(response.json())
         assert [f"{where}: {error}" for error in errors] == []
+    if media_type == problems.MEDIA_TYPE:
+        _check_examples(where, content[media_type]["examples"], response.json())
+
+
+def _check_examples(where: str, said: Mapping[str, Any], problem: Mapping[str, Any]) -> None:
+    """Fail if this problem names a field and the operation's examples of its code name none."""
+    examples = [resolved(example)["value"] for example in said.values()]
+    named = [example["errors"] for example in examples if example["code"] == problem["code"]]
+    assert any(named) or not problem["errors"], f"{where}: no example of {problem['code']} names a field"
 
 
 def _check_headers(where: str, said: Mapping[str, Any], response: Any) -> None:

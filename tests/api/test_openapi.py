@@ -132,6 +132,44 @@ def test_examples_are_what_their_schemas_say(name: str) -> None:
         assert [f"{where}: {error}" for error in errors] == []
 
 
+@pytest.mark.parametrize(
+    ("name", "status", "code", "detail", "field"),
+    [
+        ("POST /auth/register", 409, "already_exists", "Somebody has registered", "email"),
+        ("POST /wallets", 409, "already_exists", "You have a EUR wallet", "currency"),
+        ("POST /transactions", 409, "already_exists", "You have a transfer with the reference", "reference"),
+        ("POST /auth/login", 401, "invalid_credentials", "The email or the password", None),
+        ("POST /auth/password", 401, "invalid_credentials", "The current password", "current_password"),
+        ("POST /auth/login", 400, "validation_error", "2 fields are not valid", "email"),
+        ("POST /wallets/me/deposit", 400, "invalid_amount", "The amount must be", "amount"),
+        ("DELETE /auth/sessions/{id}", 404, "not_found", "There is no such session", None),
+        ("GET /webhooks/{id}", 404, "not_found", "You have no such webhook", None),
+    ],
+)
+def test_an_operation_shows_its_own_refusals(
+    name: str, status: int, code: str, detail: str, field: str | None
+) -> None:
+    answer = contract.resolved(OPERATIONS[name]["responses"][str(status)])
+    shown = answer["content"][problems.MEDIA_TYPE]["examples"]
+    values = [contract.resolved(example)["value"] for example in shown.values()]
+    (own,) = [value for value in values if value["code"] == code]
+    assert own["detail"].startswith(detail)
+    assert [error["field"] for error in own["errors"]][:1] == ([field] if field else [])
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_an_example_speaks_only_of_fields_that_its_operation_takes(name: str) -> None:
+    operation = OPERATIONS[name]
+    taken = {contract.resolved(parameter)["name"] for parameter in operation["parameters"]}
+    if "requestBody" in operation:
+        schema = operation["requestBody"]["content"]["application/json"]["schema"]
+        taken |= set(contract.resolved(schema).get("properties", {}))
+    for where, _, value in examples(operation):
+        if where.startswith("4"):
+            known = [error for error in value["errors"] if error["code"] != "unknown_field"]
+            assert {error["field"] for error in known} <= taken, where
+
+
 def test_every_body_has_an_example() -> None:
     without = [
         name
