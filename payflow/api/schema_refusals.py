@@ -59,9 +59,10 @@ def _common(operation: Operation, traits: Traits) -> Iterator[Refusal]:
     if traits.is_guarded:
         yield IdempotencyInProgress()
         yield IdempotencyKeyReused()
+    # Refused before anybody asks whether a body is wanted.
+    yield problems.LengthRequired()
+    yield PayloadTooLarge(f"The body must be at most {traits.body_bytes_max} bytes.")
     if traits.takes_body:
-        yield problems.LengthRequired()
-        yield PayloadTooLarge(f"The body must be at most {traits.body_bytes_max} bytes.")
         yield problems.UnsupportedMediaType()
     if traits.is_limited:
         yield RateLimited(

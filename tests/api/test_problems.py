@@ -76,10 +76,18 @@ def failing(settings: LazySettings) -> Iterator[Callable[[Callable[[], HttpRespo
     failing_urls.behaviour.clear()
 
 
-@pytest.mark.parametrize("method", ["GET", "POST", "PUT"])
-def test_a_body_in_chunks_is_refused_with_the_reason(anyone: Api, method: str) -> None:
-    response = anyone.generic(method, "/nothing", headers={"Transfer-Encoding": "chunked"})
-    assert_problem(response, 411, "length_required")
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "/nothing"), ("POST", "/nothing"), ("PUT", "/nothing"),
+     ("GET", "/"), ("GET", "/health"), ("GET", "/metrics"), ("GET", "/wallets"),
+     ("DELETE", "/auth/sessions")],
+)  # fmt: skip
+def test_a_body_that_cannot_be_read_is_refused_whether_or_not_one_is_wanted(
+    anyone: Api, method: str, path: str
+) -> None:
+    in_chunks = anyone.generic(method, path, headers={"Transfer-Encoding": "chunked"})
+    assert_problem(in_chunks, 411, "length_required")
+    assert_problem(anyone.send(method, path, b"x" * 65_537), 413, "payload_too_large")
 
 
 @pytest.mark.parametrize(
