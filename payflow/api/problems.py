@@ -77,6 +77,7 @@ class InternalError(Refused):
         "Send it again with the same `Idempotency-Key`: money that was moved is not moved twice."
         " If that does not help, ask for help and name the `correlation_id`."
     )
+    detail = "Something went wrong on our side. It has been logged."
 
 
 _BY_STATUS: dict[int, tuple[type[Refused] | type[Transient], str]] = {
@@ -85,7 +86,7 @@ _BY_STATUS: dict[int, tuple[type[Refused] | type[Transient], str]] = {
     404: (NotFound, "There is nothing at this address."),
     405: (MethodNotAllowed, "This address does not take that method."),
     413: (PayloadTooLarge, "The body is too large."),
-    500: (InternalError, "Something went wrong on our side. It has been logged."),
+    500: (InternalError, InternalError.detail),
     503: (Transient, "This cannot be answered now. Try again shortly."),
 }
 

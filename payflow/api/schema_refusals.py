@@ -68,6 +68,7 @@ def _common(operation: Operation, traits: Traits) -> Iterator[Refusal]:
         yield RateLimited(
             "At most 20 such requests are allowed in 60 seconds. Wait 12 seconds, then try again."
         )
+    yield problems.InternalError()
     if operation.needs_servers:
         yield Transient()
 

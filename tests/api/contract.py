@@ -1,8 +1,9 @@
 """Holds every answer of the API tests against the OpenAPI document.
 
 An answer must have a documented status, media type and headers, and a body that its schema allows, down to
-the last field: what the document does not name may not be in an answer. Left out are what no operation is
-to blame for: unknown addresses and methods, a foreign host, and crashes, which other tests look at.
+the last field: what the document does not name may not be in an answer. Of what no operation is to blame for
+(unknown addresses and methods, a foreign host) only the body is looked at: where it is a problem, it has the
+form that every problem has.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from payflow import openapi
 from payflow.api import problems
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
-NOT_BY_OPERATIONS = frozenset({405, 500})
+METHOD_NOT_ALLOWED = 405
 # Of every answer, whatever it is; the document names what clients have a use for.
 HEADERS_OF_ALL = frozenset(
     name.lower()
@@ -107,12 +108,9 @@ def check(response: Any) -> None:
     """Fail unless the document allows this answer."""
     request = response.wsgi_request
     status = response.status_code
-    try:
-        request.get_host()
-    except DisallowedHost:
-        return
-    found = operation_at(request.method, request.path)
-    if found is None or status in NOT_BY_OPERATIONS:
+    found = operation_at(request.method, request.path) if _is_for_us(request) else None
+    if found is None or status == METHOD_NOT_ALLOWED:
+        _check_problem(f"{request.method} {request.path} {status}", response)
         return
     template, operation = found
     where = f"{request.method} {template} {status}"
@@ -132,6 +130,20 @@ def check(response: Any) -> None:
         assert [f"{where}: {error}" for error in errors] == []
     if media_type == problems.MEDIA_TYPE:
         _check_examples(where, content[media_type]["examples"], response.json())
+
+
+def _is_for_us(request: Any) -> bool:
+    try:
+        return bool(request.get_host())
+    except DisallowedHost:
+        return False
+
+
+def _check_problem(where: str, response: Any) -> None:
+    # What answers a HEAD has no body.
+    if response.get("Content-Type") == problems.MEDIA_TYPE and response.content:
+        errors = validator("components", "schemas", "Problem").iter_errors(response.json())
+        assert [f"{where}: {error}" for error in errors] == []
 
 
 def _check_examples(where: str, said: Mapping[str, Any], problem: Mapping[str, Any]) -> None:
