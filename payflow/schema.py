@@ -141,5 +141,6 @@ METRICS = {
         },
         refusals=[NotAuthenticated("The token is not valid."), NotFound("There is nothing at this address.")],
         needs_servers=False,
+        security=[{}, {"metricsToken": []}],
     )
 }

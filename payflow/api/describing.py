@@ -69,6 +69,8 @@ class Operation:
     refusals: Sequence[Refusal] = ()
     waits: bool = False
     needs_servers: bool = True
+    security: Sequence[Mapping[str, Sequence[str]]] | None = None
+    """The credentials it takes, where they are not those that its view asks for."""
 
 
 def described(operations: Mapping[str, Operation]) -> Callable[[View], View]:

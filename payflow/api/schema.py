@@ -59,7 +59,7 @@ class PayflowSchema(AutoSchema):
 
     def get_description(self) -> str:
         """Return what else there is to know."""
-        return self.said.description
+        return " ".join(filter(None, (self.said.description, self._keys_accepted())))
 
     def get_tags(self) -> list[str]:
         """Return the one group it is in."""
@@ -99,12 +99,31 @@ class PayflowSchema(AutoSchema):
             body_bytes_max=parsers.body_bytes_max(self.path),
         )
 
+    @property
+    def scope(self) -> str | None:
+        """Return the scope that an API key needs, or None when it is closed to every key."""
+        return getattr(self.view, "scopes", {}).get(self.action)
+
+    def _keys_accepted(self) -> str:
+        # Pages show no scopes of credentials that come as bearer tokens.
+        if not self.traits.is_authenticated:
+            return ""
+        return f"API keys need the scope `{self.scope}`." if self.scope else "API keys are not accepted."
+
+    def get_operation(self, *args: Any, **kwargs: Any) -> dict[str, Any] | None:
+        """Return the operation; one that is open to all says so."""
+        operation: dict[str, Any] | None = super().get_operation(*args, **kwargs)
+        if operation is not None:
+            operation.setdefault("security", [])
+        return operation
+
     def get_auth(self) -> list[dict[str, list[str]]]:
         """Return the credentials it takes, one of them: a user's token or, where keys may, a key's scope."""
+        if self.said.security is not None:
+            return [{name: list(scopes) for name, scopes in each.items()} for each in self.said.security]
         if not self.traits.is_authenticated:
             return []
-        scope = getattr(self.view, "scopes", {}).get(self.action)
-        return [{"accessToken": []}, *([{"apiKey": [scope]}] if scope else [])]
+        return [{"accessToken": []}, *([{"apiKey": [self.scope]}] if self.scope else [])]
 
     def _get_parameters(self) -> list[dict[str, Any]]:
         wanted = ["CorrelationId"]

@@ -63,6 +63,11 @@ SPECTACULAR_SETTINGS = {
                 "scopes say; each operation names the scope it needs, and one that names none takes no "
                 "keys.",
             },
+            "metricsToken": {
+                "type": "http",
+                "scheme": "bearer",
+                "description": "The token for Prometheus, where the operator has set one (`METRICS_TOKEN`).",
+            },
         }
     },
     "PREPROCESSING_HOOKS": ["payflow.api.schema.in_order"],

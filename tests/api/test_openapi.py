@@ -98,7 +98,7 @@ def test_says_what_every_operation_of_its_kind_can_answer(name: str) -> None:
     statuses = set(map(int, operation["responses"]))
     headers = {parameter.get("$ref", "").rpartition("/")[2] for parameter in operation["parameters"]}
     assert "CorrelationId" in headers
-    is_authenticated = "security" in operation
+    is_authenticated = {"accessToken": []} in operation["security"]
     assert is_authenticated <= (statuses >= {401, 403})
     is_guarded = is_authenticated and method in {"POST", "PUT", "PATCH"}
     assert is_guarded == ("IdempotencyKey" in headers) == (422 in statuses)
@@ -107,6 +107,22 @@ def test_says_what_every_operation_of_its_kind_can_answer(name: str) -> None:
     assert ("requestBody" in operation) <= (statuses >= {400, 415})
     assert ("{" in name) <= (404 in statuses)
     assert operation["summary"]
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_says_in_words_which_scope_an_api_key_needs(name: str) -> None:
+    operation = OPERATIONS[name]
+    description = operation.get("description", "")
+    scopes = [scope for each in operation["security"] for scope in each.get("apiKey", [])]
+    said = re.findall(r"API keys need the scope `([^`]+)`\.", description)
+    assert said == scopes
+    is_closed = {"accessToken": []} in operation["security"] and not scopes
+    assert is_closed == ("API keys are not accepted." in description)
+
+
+def test_credentials_are_of_kinds_that_are_described() -> None:
+    taken = {kind for operation in OPERATIONS.values() for each in operation["security"] for kind in each}
+    assert taken == set(DOCUMENT["components"]["securitySchemes"])
 
 
 @pytest.mark.parametrize("name", ["CorrelationId", "IdempotencyKey"])
