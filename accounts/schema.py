@@ -52,7 +52,7 @@ SESSION = {
         tag=TAG,
         summary="Register",
         description="Creates a user with a wallet in the default currency, and signs them in. Emails compare "
-        "case-insensitively. A password has 10 to 128 characters and is none that everybody uses.",
+        "case-insensitively. A password has 10 to 128 characters and is none that many people use.",
         takes=RegisterInput,
         sends={"alice": {"name": "Alice", **CREDENTIALS, "phone": "+14155550123"}},
         answers={
@@ -109,7 +109,11 @@ SESSION_MODEL = Model(
     ),
 )
 SESSIONS = Model(
-    "SessionList", record("One's open sessions.", results={"type": "array", "items": SESSION_MODEL})
+    "SessionList",
+    record(
+        "One's open sessions.",
+        results={"type": "array", "items": SESSION_MODEL, "description": "The last used first."},
+    ),
 )
 OPEN_SESSIONS = {
     "list": Operation(
@@ -243,6 +247,7 @@ API_KEYS = {
         id="getApiKey",
         tag=API_KEY_TAG,
         summary="Get an API key",
+        description="Everything but the key itself, which nobody can show again.",
         path={"id": "The API key's id."},
         answers={200: Answer(description="The key.", body=API_KEY, examples={"payouts": API_KEY_EXAMPLE})},
         refusals=[ApiKeyNotFound("There is no such API key.")],
@@ -275,6 +280,7 @@ OWN_ACCOUNT = {
         id="getOwnUser",
         tag=TAG,
         summary="Get one's own account",
+        description="The user that the access token belongs to.",
         answers={200: Answer(description="The caller.", body=UserOutput, examples={"alice": USER})},
     ),
     "change": Operation(

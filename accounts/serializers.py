@@ -33,6 +33,9 @@ from payflow.api.scopes import Scope
 from payflow.locales import LOCALE_LENGTH_MAX, normal_locale
 
 PASSWORD_LENGTH_MAX = 128
+HOW_TO_CHOOSE = "10 to 128 characters, spaces included, and not easy to guess."
+ACCESS = "What to send as `Authorization: Bearer ...`. It is good for some minutes."
+REFRESH = "What to exchange for new tokens. It works once."
 # They turn the text around them, so that a name could pose as another.
 _DIRECTION_CONTROLS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 # Unicode general categories: controls, surrogates, private use, unassigned, line and paragraph separators.
@@ -134,10 +137,12 @@ class RefreshField(StrictCharField):
 class RegisterInput(StrictSerializer):
     """POST /auth/register."""
 
-    name = NameField()
+    name = NameField(help_text="A person's or company's name in any script: visible text on one line.")
     email = EmailField()
-    password = PasswordField()
-    phone = PhoneField(required=False)
+    password = PasswordField(help_text=HOW_TO_CHOOSE)
+    phone = PhoneField(
+        required=False, help_text="A phone number such as `+14155550123` (E.164); empty or null means none."
+    )
 
     def validate(self, attrs: Mapping[str, Any]) -> dict[str, Any]:
         """Hold the password against the rules, which know the name and the email."""
@@ -149,20 +154,20 @@ class LoginInput(StrictSerializer):
     """POST /auth/login."""
 
     email = EmailField()
-    password = PasswordField()
+    password = PasswordField(help_text="The user's password.")
 
 
 class RefreshInput(StrictSerializer):
     """POST /auth/refresh and POST /auth/logout."""
 
-    refresh = RefreshField()
+    refresh = RefreshField(help_text="The session's newest refresh token.")
 
 
 class PasswordInput(StrictSerializer):
     """POST /auth/password. `context["user"]` is the user as stored."""
 
-    current_password = PasswordField()
-    new_password = PasswordField()
+    current_password = PasswordField(help_text="The password until now.")
+    new_password = PasswordField(help_text=HOW_TO_CHOOSE)
 
     def validate(self, attrs: Mapping[str, Any]) -> dict[str, Any]:
         """Hold the new password against the rules."""
@@ -173,8 +178,10 @@ class PasswordInput(StrictSerializer):
 class ProfileInput(StrictSerializer):
     """PATCH /auth/me."""
 
-    locale = LocaleField(required=False)
-    email_notifications = FlagField(required=False)
+    locale = LocaleField(
+        required=False, help_text="How e-mails write amounts and times: a locale such as `de_DE` or `en-US`."
+    )
+    email_notifications = FlagField(required=False, help_text="Whether to send e-mails about payments.")
 
 
 def _check_password(field: str, password: str, user: User) -> None:
@@ -191,13 +198,13 @@ def _check_password(field: str, password: str, user: User) -> None:
 class UserOutput(serializers.Serializer):
     """A user as their owner sees them."""
 
-    id = serializers.CharField()
-    name = serializers.CharField()
-    email = serializers.CharField()
-    phone = serializers.SerializerMethodField()
-    locale = serializers.CharField()
-    email_notifications = serializers.BooleanField()
-    created_at = TimeField()
+    id = serializers.CharField(help_text="The user's id.")
+    name = serializers.CharField(help_text="A person's or company's name.")
+    email = serializers.CharField(help_text="The address to sign in with, in lower case.")
+    phone = serializers.SerializerMethodField(help_text="A phone number (E.164), or null if there is none.")
+    locale = serializers.CharField(help_text="How e-mails write amounts and times.")
+    email_notifications = serializers.BooleanField(help_text="Whether e-mails about payments are sent.")
+    created_at = TimeField(help_text="When the user registered.")
 
     def get_phone(self, user: User) -> str | None:
         """Return the number, or null when there is none."""
@@ -207,16 +214,16 @@ class UserOutput(serializers.Serializer):
 class TokensOutput(serializers.Serializer):
     """A session's next pair of tokens."""
 
-    access = serializers.CharField()
-    refresh = serializers.CharField()
+    access = serializers.CharField(help_text=ACCESS)
+    refresh = serializers.CharField(help_text=REFRESH)
 
 
 class SignedInOutput(serializers.Serializer):
     """A user and their new session."""
 
     user = UserOutput()
-    access = serializers.CharField(source="tokens.access")
-    refresh = serializers.CharField(source="tokens.refresh")
+    access = serializers.CharField(source="tokens.access", help_text=ACCESS)
+    refresh = serializers.CharField(source="tokens.refresh", help_text=REFRESH)
 
 
 class DaysField(serializers.IntegerField):
@@ -252,10 +259,16 @@ class ScopesField(serializers.ListField):
 class ApiKeyInput(StrictSerializer):
     """POST /auth/api-keys. Gives `expires_at` whether that, `expires_in_days` or neither was sent."""
 
-    name = NameField(max_length=API_KEY_NAME_LENGTH_MAX)
-    scopes = ScopesField()
-    expires_in_days = DaysField(required=False)
-    expires_at = TimeField(required=False)
+    name = NameField(
+        max_length=API_KEY_NAME_LENGTH_MAX, help_text="What you call the key: visible text on one line."
+    )
+    scopes = ScopesField(help_text="What the key may do; each scope once.")
+    expires_in_days = DaysField(
+        required=False, help_text="How many days the key lives. Send this or `expires_at`, not both."
+    )
+    expires_at = TimeField(
+        required=False, help_text="When the key ends. Send this or `expires_in_days`, not both."
+    )
 
     def validate(self, attrs: Mapping[str, Any]) -> dict[str, Any]:
         """Settle when the key expires: at most API_KEY_DAYS_MAX days from now."""

@@ -15,6 +15,7 @@ KEYS = Model(
         "A JWK set (RFC 7517).",
         keys={
             "type": "array",
+            "description": "Every key that receipts in use were signed with; the first one signs now.",
             "minItems": 1,
             "items": record(
                 "A public key (RFC 8037).",
@@ -54,6 +55,7 @@ KEYS_OPERATIONS = {
         id="getReceiptKeys",
         tag=TAG,
         summary="Get the keys that sign receipts",
+        description="For anyone who wants to verify a receipt, without an account.",
         answers={
             200: Answer(
                 description="The public keys. Caches may keep them for five minutes.",

@@ -18,6 +18,7 @@ from payflow.api.fields import FlagField, StrictCharField, StrictSerializer
 
 INVARIANTS = ("L1", "L2", "L3", "L4", "L5", "L6", "L7")
 FAIL_TRANSACTION_IDS_MAX = 1_000
+FAILURE_TYPE = "How a credit fails: it is refused (ERROR), or does not answer in time (TIMEOUT)."
 _TRANSACTION_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
 _RATE_STEP = Decimal(1) / MILLION
 
@@ -73,12 +74,19 @@ class MomentField(serializers.CharField):
 class SimulationInput(StrictSerializer):
     """POST /ledger/simulation: what is left out stays as it is."""
 
-    enabled = FlagField(required=False)
-    failure_rate = RateField(required=False)
-    fail_transaction_ids = serializers.ListField(
-        child=TransactionIdField(), required=False, max_length=FAIL_TRANSACTION_IDS_MAX
+    enabled = FlagField(required=False, help_text="Whether anything is simulated.")
+    failure_rate = RateField(
+        required=False, help_text="The share of credits that fail: 0 to 1, with at most six decimal places."
     )
-    failure_type = serializers.ChoiceField(choices=[kind.value for kind in FailureType], required=False)
+    fail_transaction_ids = serializers.ListField(
+        child=TransactionIdField(),
+        required=False,
+        max_length=FAIL_TRANSACTION_IDS_MAX,
+        help_text="Transactions whose credits fail in any case; they need not exist yet.",
+    )
+    failure_type = serializers.ChoiceField(
+        choices=[kind.value for kind in FailureType], required=False, help_text=FAILURE_TYPE
+    )
 
     def validate(self, attrs: Mapping[str, Any]) -> dict[str, Any]:
         """Return the arguments of `simulation.change`."""
@@ -93,10 +101,14 @@ class SimulationInput(StrictSerializer):
 class SimulationOutput(serializers.Serializer):
     """What is simulated; the same state always reads the same."""
 
-    enabled = serializers.BooleanField()
-    failure_rate = serializers.SerializerMethodField()
-    fail_transaction_ids = serializers.SerializerMethodField()
-    failure_type = serializers.ChoiceField(choices=[kind.value for kind in FailureType])
+    enabled = serializers.BooleanField(help_text="Whether anything is simulated.")
+    failure_rate = serializers.SerializerMethodField(help_text="The share of credits that fail, 0 to 1.")
+    fail_transaction_ids = serializers.SerializerMethodField(
+        help_text="Transactions whose credits fail in any case."
+    )
+    failure_type = serializers.ChoiceField(
+        choices=[kind.value for kind in FailureType], help_text=FAILURE_TYPE
+    )
 
     def get_failure_rate(self, state: Simulation) -> float:
         """Return the share of credits that fail, 0 to 1."""
@@ -110,47 +122,52 @@ class SimulationOutput(serializers.Serializer):
 class InvariantOutput(serializers.Serializer):
     """Whether an invariant holds over everything that was verified."""
 
-    holds = serializers.BooleanField()
-    violations = serializers.IntegerField()
+    holds = serializers.BooleanField(help_text="Whether nothing is known that breaks it.")
+    violations = serializers.IntegerField(help_text="In how many places it is broken.")
 
 
 class ViolationOutput(serializers.Serializer):
     """Where something is broken, and since when it is known."""
 
-    invariant = serializers.CharField()
-    detail = serializers.CharField()
-    wallet_id = serializers.CharField(allow_null=True)
-    sequence = serializers.IntegerField(allow_null=True)
-    transaction_id = serializers.CharField(allow_null=True)
-    found_at = MomentField()
+    invariant = serializers.CharField(help_text="The invariant, L1 to L7.")
+    detail = serializers.CharField(help_text="A sentence for people.")
+    wallet_id = serializers.CharField(allow_null=True, help_text="The wallet, if it is in one.")
+    sequence = serializers.IntegerField(allow_null=True, help_text="The entry in that wallet, if it is one.")
+    transaction_id = serializers.CharField(allow_null=True, help_text="The transaction, if it is in one.")
+    found_at = MomentField(help_text="When it was found.")
 
 
 class LagOutput(serializers.Serializer):
     """What is not verified yet; `seconds` is null until every wallet has been visited once."""
 
-    entries = serializers.IntegerField()
-    seconds = serializers.FloatField(allow_null=True)
+    entries = serializers.IntegerField(help_text="How many entries are not verified yet.")
+    seconds = serializers.FloatField(allow_null=True, help_text="How long ago everything was verified.")
 
 
 class HistoryOutput(serializers.Serializer):
     """The round that verifies all of the history anew."""
 
-    began_at = MomentField(allow_null=True)
-    last_ended_at = MomentField(allow_null=True)
+    began_at = MomentField(allow_null=True, help_text="When the round that runs now began.")
+    last_ended_at = MomentField(allow_null=True, help_text="When the last round ended.")
 
 
 class AuditOutput(serializers.Serializer):
     """The verdict of the continuous audit."""
 
-    status = serializers.ChoiceField(choices=["CLEAN", "VIOLATED", "UNKNOWN"])
-    checked_at = MomentField(allow_null=True)
-    invariants = serializers.DictField(child=InvariantOutput())
-    wallets_checked = serializers.IntegerField()
-    entries_verified = serializers.IntegerField()
-    lag = LagOutput()
-    history = HistoryOutput()
-    broken_wallets = serializers.ListField(child=serializers.CharField())
-    violations = ViolationOutput(many=True)
+    status = serializers.ChoiceField(
+        choices=["CLEAN", "VIOLATED", "UNKNOWN"],
+        help_text="VIOLATED while an invariant is broken; UNKNOWN while no audit has run for a while.",
+    )
+    checked_at = MomentField(allow_null=True, help_text="When the audit last looked.")
+    invariants = serializers.DictField(child=InvariantOutput(), help_text="Each invariant by its name.")
+    wallets_checked = serializers.IntegerField(help_text="How many wallets have been looked at.")
+    entries_verified = serializers.IntegerField(help_text="How many ledger entries have been verified.")
+    lag = LagOutput(help_text="What is not verified yet.")
+    history = HistoryOutput(help_text="The round that verifies all of the history again.")
+    broken_wallets = serializers.ListField(
+        child=serializers.CharField(), help_text="The ids of the wallets in which something is broken."
+    )
+    violations = ViolationOutput(many=True, help_text="What is known to be broken, the first of it.")
 
     @classmethod
     def of(cls, report: Report) -> AuditOutput:

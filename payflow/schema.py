@@ -54,6 +54,8 @@ ROOT = {
         id="getRoot",
         tag=TAG,
         summary="What this is and where to go",
+        description="The name, the version that runs, and the addresses of the documentation and the health "
+        "checks.",
         answers={
             200: Answer(
                 description="Name, version, links.",
@@ -85,6 +87,7 @@ READY = {
         id="getReady",
         tag=TAG,
         summary="Should requests come here?",
+        description="For load balancers: 503 while the database does not answer.",
         answers={
             200: Answer(description="They should.", body=READY_MODEL, examples={"ready": _WELL}),
             503: Answer(

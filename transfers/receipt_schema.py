@@ -79,8 +79,18 @@ RECEIPT = Model(
             issued_at=TIME,
             issued_to=text("Whom it is for.", enum=[reader.value for reader in Reader]),
             transaction=_TRANSACTION,
-            entries={"type": "array", "maxItems": 3, "items": {"oneOf": [_DISCLOSED, _SEALED]}},
-            heads={"type": "array", "maxItems": 2, "items": _HEAD},
+            entries={
+                "type": "array",
+                "maxItems": 3,
+                "items": {"oneOf": [_DISCLOSED, _SEALED]},
+                "description": "The transaction's ledger entries, in order.",
+            },
+            heads={
+                "type": "array",
+                "maxItems": 2,
+                "items": _HEAD,
+                "description": "The newest entries of the reader's own wallets.",
+            },
         ),
         signature=text(
             "A detached JWS (RFC 7515, appendix F; EdDSA) over the receipt as canonical JSON (RFC 8785).",

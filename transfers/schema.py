@@ -62,7 +62,7 @@ TRANSACTION = Model(
         description=nullable(text("The sender's words.")),
         reference=nullable(text("The sender's own name for it, unique among the sender's transfers.")),
         batch_id=nullable(text("The batch that it was asked for with.")),
-        failure=nullable(FAILURE),
+        failure={**nullable(FAILURE), "description": "Why it failed; null unless it did."},
         history={
             "type": "array",
             "minItems": 1,
@@ -108,7 +108,8 @@ BATCH_SUMMARY = Model(
         created={**_COUNT, "description": "How many transactions there are of it."},
         refused={**_COUNT, "description": "How many transfers became none."},
         outcomes=record(
-            "How many transactions are in each status.", **{status.value: _COUNT for status in Status}
+            "How many transactions are in each status.",
+            **{status.value: {**_COUNT, "description": f"How many are {status.value}."} for status in Status},
         ),
         amounts={
             "type": "object",
@@ -318,12 +319,13 @@ BATCHES = {
     "retrieve": Operation(
         id="getBatch",
         tag="Batches",
-        summary="Get how a batch gets on",
-        description="For its sender and staff. `listTransactions` with `batch` lists its transactions.",
+        summary="Get a batch",
+        description="How far it has come; for its sender and staff. `listTransactions` with `batch` lists its "
+        "transactions.",
         path={"id": "The batch's id."},
         answers={
             200: Answer(
-                description="The sums of it.",
+                description="The batch, counted and added up.",
                 body=BATCH_SUMMARY,
                 examples={
                     "finished": {

@@ -87,11 +87,23 @@ class NamedReferenceField(SenderReferenceField):
 class StartTransaction(StrictSerializer):
     """POST /transactions; adds `amount_minor`."""
 
-    receiver_id = StrictCharField(required=False, max_length=64)
-    receiver_email = StrictCharField(required=False, max_length=254)
+    receiver_id = StrictCharField(
+        required=False,
+        max_length=64,
+        help_text="The user who is paid. Send this or `receiver_email`, not both.",
+    )
+    receiver_email = StrictCharField(
+        required=False,
+        max_length=254,
+        help_text="The email of the user who is paid. Send this or `receiver_id`, not both.",
+    )
     amount = RawAmountField()
-    currency = CurrencyField(default=settings.DEFAULT_CURRENCY)
-    description = DescriptionField()
+    currency = CurrencyField(
+        default=settings.DEFAULT_CURRENCY, help_text="The currency of the amount and of both wallets."
+    )
+    description = DescriptionField(
+        help_text="Words for the receiver, kept exactly: one line without control characters."
+    )
     reference = SenderReferenceField()
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:

@@ -36,7 +36,11 @@ WALLET = Model(
     ),
 )
 WALLETS = Model(
-    "WalletList", record("All of one's wallets.", results={"type": "array", "items": WALLET, "maxItems": 100})
+    "WalletList",
+    record(
+        "All of one's wallets.",
+        results={"type": "array", "items": WALLET, "maxItems": 100, "description": "One for each currency."},
+    ),
 )
 ENTRY = Model(
     "LedgerEntry",
@@ -129,6 +133,7 @@ OPERATIONS = {
         id="listWallets",
         tag=TAG,
         summary="List one's wallets",
+        description="Each with the balance it has now.",
         answers={
             200: Answer(
                 description="Every wallet with its balance.",
@@ -158,6 +163,7 @@ OPERATIONS = {
         id="getOwnWallet",
         tag=TAG,
         summary="Get one's wallet in a currency",
+        description="Without `currency`, the one in the default currency.",
         query=CurrencyQuery,
         answers={
             200: Answer(

@@ -14,24 +14,26 @@ from payflow.api.pages import CursorField, PageQuery
 from payflow.money import format_amount
 from wallets.selectors import WalletState
 
+OWN_WALLET = "Which of one's wallets: the one in this currency."
+
 
 class OpenWallet(StrictSerializer):
     """POST /wallets."""
 
-    currency = CurrencyField()
+    currency = CurrencyField(help_text="The currency that it holds, for good.")
 
 
 class CurrencyQuery(StrictSerializer):
     """?currency=."""
 
-    currency = CurrencyField(default=settings.DEFAULT_CURRENCY)
+    currency = CurrencyField(default=settings.DEFAULT_CURRENCY, help_text=OWN_WALLET)
 
 
 class Move(StrictSerializer):
     """POST /wallets/me/deposit and /withdraw; adds `amount_minor`."""
 
     amount = RawAmountField()
-    currency = CurrencyField(default=settings.DEFAULT_CURRENCY)
+    currency = CurrencyField(default=settings.DEFAULT_CURRENCY, help_text=OWN_WALLET)
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         """Read the amount in the currency's minor units."""
@@ -41,8 +43,10 @@ class Move(StrictSerializer):
 class HistoryQuery(PageQuery):
     """?currency=&kind=&limit=&cursor=."""
 
-    currency = CurrencyField(default=settings.DEFAULT_CURRENCY)
-    kind = serializers.ChoiceField(choices=[kind.value for kind in Kind], required=False)
+    currency = CurrencyField(default=settings.DEFAULT_CURRENCY, help_text=OWN_WALLET)
+    kind = serializers.ChoiceField(
+        choices=[kind.value for kind in Kind], required=False, help_text="Only entries of this kind."
+    )
     cursor = CursorField("[1-9][0-9]{0,17}")
 
     def validate_cursor(self, value: str) -> int:
@@ -53,7 +57,7 @@ class HistoryQuery(PageQuery):
 class BalanceQuery(StrictSerializer):
     """?at=."""
 
-    at = TimeField(required=False)
+    at = TimeField(required=False, help_text="A past moment, with its offset (RFC 3339); left out, now.")
 
 
 def wallet_body(state: WalletState) -> dict[str, Any]:

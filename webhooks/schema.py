@@ -131,6 +131,7 @@ EVENTS = Model(
         "Events in the order of their sequence.",
         results={
             "type": "array",
+            "description": "This page's events.",
             "maxItems": 100,
             "items": record(
                 "An event as it was, or will be, delivered.",
@@ -263,7 +264,7 @@ OPERATIONS = {
         tag=TAG,
         summary="Register a webhook",
         description="It is sent the events that it names, of transactions that its owner is a party to. "
-        "`secret` is for who brings their own: `whsec_` and 24 to 64 random bytes in base64.",
+        "Each delivery is signed with the webhook's secret: your own, or a new one.",
         takes=CreateWebhook,
         sends={"ends": {"url": _EXAMPLE["url"], "events": _EXAMPLE["events"]}},
         answers={
@@ -285,6 +286,7 @@ OPERATIONS = {
         id="getWebhook",
         tag=TAG,
         summary="Get a webhook",
+        description="How it is set up and how it gets on; its secrets are not shown.",
         path=_PATH,
         answers={200: Answer(description="The webhook.", body=WEBHOOK, examples={"ends": _EXAMPLE})},
         refusals=[_NOT_FOUND],
@@ -397,7 +399,7 @@ OPERATIONS = {
         id="listWebhookEvents",
         tag=TAG,
         summary="Catch up with events",
-        description="What was, or will be, delivered: in order and without gaps, for who has missed some.",
+        description="All events, delivered or not, in order and without gaps: for when you have missed some.",
         path=_PATH,
         query=EventsQuery,
         answers={

@@ -19,6 +19,8 @@ from webhooks.documents import DeliveryStatus, Subscription
 
 EVENTS_LENGTH_MAX = 100
 EVENT_TYPES = [event.value for event in EventType]
+URL = "Where to send events: a public `https` URL in ASCII, kept exactly."
+EVENTS = "The events to hear of, one or more; one that is named twice counts once."
 _SEQUENCE_MAX = 10**15
 
 
@@ -63,17 +65,23 @@ class UrlField(StrictCharField):
 class CreateWebhook(StrictSerializer):
     """POST /webhooks."""
 
-    url = UrlField()
-    events = EventsField()
-    secret = StrictCharField(required=False, trim_whitespace=False, max_length=2 * secrets.TEXT_LENGTH_MAX)
+    url = UrlField(help_text=URL)
+    events = EventsField(help_text=EVENTS)
+    secret = StrictCharField(
+        required=False,
+        trim_whitespace=False,
+        max_length=2 * secrets.TEXT_LENGTH_MAX,
+        help_text="Your own secret to sign with: `whsec_` and 24 to 64 random bytes in base64. Left out, you "
+        "get a new one.",
+    )
 
 
 class ChangeWebhook(StrictSerializer):
     """PATCH /webhooks/{id}: what is left out stays as it is."""
 
-    url = UrlField(required=False)
-    events = EventsField(required=False)
-    is_active = FlagField(required=False)
+    url = UrlField(required=False, help_text=URL)
+    events = EventsField(required=False, help_text=EVENTS)
+    is_active = FlagField(required=False, help_text="Whether to send events to it.")
 
 
 class ListQuery(PageQuery):
@@ -85,7 +93,11 @@ class ListQuery(PageQuery):
 class LogQuery(PageQuery):
     """?status=&limit=&cursor= of deliveries."""
 
-    status = serializers.ChoiceField(choices=[status.value for status in DeliveryStatus], required=False)
+    status = serializers.ChoiceField(
+        choices=[status.value for status in DeliveryStatus],
+        required=False,
+        help_text="Only deliveries in this status.",
+    )
     cursor = CursorField("dlv_[0-9a-f]{32}")
 
 
@@ -93,7 +105,12 @@ class SequenceField(serializers.IntegerField):
     """A sequence number in plain digits."""
 
     def __init__(self) -> None:
-        super().__init__(min_value=0, max_value=_SEQUENCE_MAX, default=0)
+        super().__init__(
+            min_value=0,
+            max_value=_SEQUENCE_MAX,
+            default=0,
+            help_text="Only events after this sequence: the `next` of the page before.",
+        )
 
     def to_internal_value(self, data: Any) -> int:
         """Return the number; Python's own reading would take `1_0` and digits of other scripts too."""

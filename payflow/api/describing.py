@@ -104,7 +104,7 @@ def nullable(schema: Model | Schema) -> dict[str, Any]:
 def page_of(model: Model, description: str) -> Model:
     """Return the model of a page, as `payflow.api.pages.page` makes it."""
     following = {"type": "string", "description": "The `cursor` of the next page; null on the last one."}
-    rows = {"type": "array", "items": model, "maxItems": 100}
+    rows = {"type": "array", "items": model, "maxItems": 100, "description": "The rows of this page."}
     return Model(f"{model.name}Page", record(description, results=rows, next=nullable(following)))
 
 

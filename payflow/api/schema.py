@@ -13,9 +13,9 @@ from typing import Any
 
 from drf_spectacular.drainage import warn
 from drf_spectacular.openapi import AutoSchema
-from drf_spectacular.plumbing import ResolvedComponent, append_meta, safe_ref
+from drf_spectacular.plumbing import ResolvedComponent, append_meta
 from drf_spectacular.utils import OpenApiExample
-from rest_framework.serializers import Field, Serializer
+from rest_framework.serializers import Serializer
 
 from payflow.api import idempotent, limits, parsers, problems, schema_headers, schema_refusals
 from payflow.api.describing import Answer, Model, Operation, Refusal
@@ -243,17 +243,13 @@ class PayflowSchema(AutoSchema):
         return schema
 
     def _map_serializer_field(self, field: Any, direction: str, bypass_extensions: bool = False) -> Any:
-        """Describe a field by its class's docstring where the class is one of ours for a purpose."""
+        """Describe a field by its own schema, where its class has one, and by its `help_text`."""
         own = getattr(field, "json_schema", None)
         if own is not None:
             meta = self._get_serializer_field_meta(field, direction)
             return append_meta(self._with_references(own), meta)
         schema = super()._map_serializer_field(field, direction, bypass_extensions)
         schema.pop("x-spec-enum-id", None)
-        is_ours = isinstance(field, Field) and not type(field).__module__.startswith("rest_framework")
-        if is_ours and not isinstance(field, Serializer) and "description" not in schema:
-            described = (type(field).__doc__ or "").strip().split("\n\n")[0]
-            schema = safe_ref({**schema, "description": " ".join(described.split())})
         return schema
 
 

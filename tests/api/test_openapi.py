@@ -125,6 +125,34 @@ def test_credentials_are_of_kinds_that_are_described() -> None:
     assert taken == set(DOCUMENT["components"]["securitySchemes"])
 
 
+def test_everything_is_described_for_those_who_do_not_know_the_code() -> None:
+    said = dict(descriptions(DOCUMENT, ""))
+    assert [where for where, text in said.items() if re.search(r"\.py\b|^Returns? ", text or "")] == []
+    assert [name for name, operation in OPERATIONS.items() if not operation.get("description")] == []
+    assert [where for where, text in said.items() if not text] == []
+
+
+def descriptions(node: Any, where: str) -> Iterator[tuple[str, str | None]]:
+    """Yield each description by its place, and None for a parameter or a property without one."""
+    if isinstance(node, list):
+        for number, inner in enumerate(node):
+            yield from descriptions(inner, f"{where}/{number}")
+    if not isinstance(node, dict):
+        return
+    if isinstance(node.get("description"), str):
+        yield where, node["description"]
+    elif {"name", "in"} <= set(node):
+        yield where, None
+    # What narrows a schema says nothing but that.
+    if node.get("type") == "object":
+        for name, schema in node.get("properties", {}).items():
+            if not {"description", "$ref"} & set(schema):
+                yield f"{where}/properties/{name}", None
+    for name, inner in node.items():
+        if name not in {"example", "examples"}:
+            yield from descriptions(inner, f"{where}/{name}")
+
+
 @pytest.mark.parametrize("name", ["CorrelationId", "IdempotencyKey"])
 def test_no_page_fills_in_what_names_one_request(name: str) -> None:
     assert {"example", "examples"} & set(DOCUMENT["components"]["parameters"][name]) == set()
