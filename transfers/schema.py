@@ -217,11 +217,6 @@ OPERATIONS = {
                 description="A page of transactions.",
                 body=TRANSACTIONS,
                 examples={"page": {"results": [COMPLETED], "next": None}},
-                links={
-                    "next": Link(
-                        "listTransactions", {"cursor": "$response.body#/next"}, "The page after this one."
-                    )
-                },
             )
         },
     ),
@@ -320,8 +315,8 @@ BATCHES = {
         id="getBatch",
         tag="Batches",
         summary="Get a batch",
-        description="How far it has come; for its sender and staff. `listTransactions` with `batch` lists its "
-        "transactions.",
+        description="How far it has come; for its sender and staff. `listTransactions` with `batch` lists "
+        "its transactions.",
         path={"id": "The batch's id."},
         answers={
             200: Answer(

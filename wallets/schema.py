@@ -231,11 +231,6 @@ OPERATIONS = {
                 description="A page of entries.",
                 body=ENTRIES,
                 examples={"page": {"results": [DEBIT_EXAMPLE, DEPOSIT_EXAMPLE], "next": None}},
-                links={
-                    "next": Link(
-                        "listLedgerEntries", {"cursor": "$response.body#/next"}, "The page after this one."
-                    )
-                },
             )
         },
         refusals=[_NO_CURRENCY],

@@ -18,7 +18,7 @@ from drf_spectacular.utils import OpenApiExample
 from rest_framework.serializers import Serializer
 
 from payflow.api import idempotent, limits, parsers, problems, schema_headers, schema_refusals
-from payflow.api.describing import Answer, Model, Operation, Refusal
+from payflow.api.describing import Answer, Link, Model, Operation, Refusal
 from payflow.api.fields import StrictSerializer
 from payflow.api.schema_refusals import Traits
 
@@ -153,16 +153,27 @@ class PayflowSchema(AutoSchema):
             if answer.examples:
                 content["examples"] = {name: {"value": value} for name, value in answer.examples.items()}
             made["content"] = {answer.media_type: content}
-        if answer.links:
+        links = {**self._following(answer), **answer.links}
+        if links:
             made["links"] = {
                 name: {
                     "operationId": link.operation_id,
                     "parameters": dict(link.parameters),
                     "description": link.description,
                 }
-                for name, link in answer.links.items()
+                for name, link in links.items()
             }
         return made
+
+    def _following(self, answer: Answer) -> dict[str, Link]:
+        """Return the link from a page to the one after it."""
+        query = self.said.query().fields if self.said.query else {}
+        asked_with = next((name for name in ("cursor", "after") if name in query), None)
+        if asked_with is None or answer.body is None:
+            return {}
+        place = {name: f"$request.path.{name}" for name in self.said.path}
+        where = {**place, asked_with: "$response.body#/next"}
+        return {"next": Link(self.said.id, where, "The page after this one, with the same filters.")}
 
     def _refusal(self, status: int, refusals: list[Refusal]) -> dict[str, Any]:
         names = {

@@ -125,6 +125,18 @@ def test_credentials_are_of_kinds_that_are_described() -> None:
     assert taken == set(DOCUMENT["components"]["securitySchemes"])
 
 
+def test_every_page_links_to_the_one_after_it() -> None:
+    pages = {}
+    for operation in OPERATIONS.values():
+        answer = contract.resolved(operation["responses"].get("200", {}))
+        for content in answer.get("content", {}).values():
+            if "next" in contract.resolved(content["schema"]).get("properties", {}):
+                pages[operation["operationId"]] = answer.get("links", {}).get("next", {})
+    assert len(pages) == 6
+    assert {name: link.get("operationId") for name, link in pages.items()} == {name: name for name in pages}
+    assert all("$response.body#/next" in link["parameters"].values() for link in pages.values())
+
+
 def test_everything_is_described_for_those_who_do_not_know_the_code() -> None:
     said = dict(descriptions(DOCUMENT, ""))
     assert [where for where, text in said.items() if re.search(r"\.py\b|^Returns? ", text or "")] == []
