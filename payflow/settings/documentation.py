@@ -14,9 +14,18 @@ JSON numbers instead. An amount that its currency cannot express is refused, nev
 RFC 3339 in UTC with milliseconds. **Ids** are opaque strings. Fields that are not described are refused in
 requests; clients should ignore those that they do not know in answers.
 
-**Repeating is safe.** Send an `Idempotency-Key` with every request that changes something. When the answer
-got lost, send the same again: it is answered like the first, with `Idempotent-Replayed: true`, and nothing
-happens twice.
+**Repeating is safe.** Send an `Idempotency-Key` with every POST, PUT and PATCH of somebody who is signed in.
+When the answer got lost, send the same again with the same key: it is answered like the first, with
+`Idempotent-Replayed: true`, and nothing happens twice. Answers of 400, 401, 403, 429 and 5xx settle nothing
+and are not kept: a repeat is carried out. Registering, signing in, exchanging a refresh token and signing
+out take no key; a DELETE needs none.
+
+**Waiting.** A transfer goes on by itself once it is written down. `Prefer: wait=5` holds the answer until it
+has ended, for up to so many seconds (30 at most).
+
+**Pages.** Lists that grow come newest first, `limit` rows at a time (20 unless you say so, 100 at most), as
+`{"results", "next"}`. For the page after, ask with the `next` as `cursor` and with the same filters; on the
+last page `next` is null. Pages stay as they are while rows are added.
 
 **Errors** are problem documents (RFC 9457, `application/problem+json`). Decide by `code`; `detail` is for
 people. A 503 carries `Retry-After`: send the request again then, with its key. What belongs to somebody
@@ -25,8 +34,8 @@ else is a 404.
 **Limits** count per user, or per address without one. Answers say where you stand (`RateLimit-*`); a 429
 says when to come back (`Retry-After`).
 
-**Tracing.** Every answer carries `X-Correlation-Id`: the one you sent, or a new one. Name it when you ask
-for help.
+**Tracing.** Every answer carries `X-Correlation-Id`: the one you sent (`X-Request-Id` is read, too), or a new
+one. Name it when you ask for help.
 """
 
 _TAGS = {
