@@ -179,7 +179,8 @@ OPERATIONS = {
         id="deposit",
         tag=TAG,
         summary="Deposit",
-        description="Stands for money that arrives from outside. In production only staff may make one.",
+        description="Stands for money that arrives from outside. In production only staff may make one, and "
+        "API keys that staff have given `deposits:write`.",
         takes=Move,
         sends={"dollars": {"amount": "100.00", "currency": "USD"}},
         answers={
