@@ -80,7 +80,7 @@ SPECTACULAR_SETTINGS = {
         }
     },
     "PREPROCESSING_HOOKS": ["payflow.api.schema.in_order"],
-    "POSTPROCESSING_HOOKS": ["payflow.api.schema.finish"],
+    "POSTPROCESSING_HOOKS": ["payflow.api.schema.finish", "webhooks.event_schema.add_webhooks"],
     # What is sent and what is answered are different things, with different rules.
     "COMPONENT_SPLIT_REQUEST": True,
     # In the order of the addresses.

@@ -19,6 +19,7 @@ from tests.api.client import Party, assert_problem, nothing_changes
 from tests.webhooks import hooks
 from webhooks import addresses, fanout, sequencing
 from webhooks.documents import Delivery, Subscription
+from webhooks.event_schema import COMPLETED
 
 URL = "https://hooks.example.com/payflow"
 EVENTS = ["TRANSACTION_COMPLETED", "TRANSACTION_FAILED"]
@@ -50,7 +51,7 @@ def patch(party: Party, webhook_id: str, body: Any) -> Any:
 
 def tell(party: Party, *types: EventType, transaction_id: str = "txn_1") -> None:
     """Fan events of a transaction of the party's out, and give the deliveries their places."""
-    data = {"id": transaction_id, "sender_id": party.id, "receiver_id": "somebody"}
+    data = {**COMPLETED["data"], "id": transaction_id, "sender_id": party.id, "receiver_id": "somebody"}
     fanout.fan_out([Event(transaction_id, each, clock.now(), data) for each in types])
     for row in collection(Subscription).find({"user_id": party.id}):
         sequencing.place(subscription_id=row["_id"], limit=100)
