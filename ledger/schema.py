@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ledger.serializers import AuditOutput, SimulationInput, SimulationOutput
-from payflow.api.describing import Answer, Model, Operation, record, text
+from payflow.api.describing import EXAMPLE_KEYS, Answer, Model, Operation, record, text
 from payflow.api.fields import NoInput
 from payflow.errors import NotFound
 
@@ -61,6 +61,7 @@ KEYS_OPERATIONS = {
                 description="The public keys. Caches may keep them for five minutes.",
                 body=KEYS,
                 media_type=JWK_SET,
+                examples={"one": EXAMPLE_KEYS.as_jwks()},
             )
         },
         needs_servers=False,

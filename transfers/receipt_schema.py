@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from ledger.chain import Contra, Kind
-from payflow.api.describing import CURRENCY, HASH, MONEY, TIME, Model, nullable, record, text
+from datetime import UTC, datetime
+from typing import Any
+
+from ledger import chain
+from ledger.chain import Contra, Kind, Posting
+from payflow.api.describing import CURRENCY, EXAMPLE_KEYS, HASH, MONEY, TIME, Model, nullable, record, text
+from transfers import receipts
 from transfers.receipts import SCHEMA, Reader
 from transfers.states import TERMINAL, Settlement
 
@@ -98,3 +103,45 @@ RECEIPT = Model(
         ),
     ),
 )
+
+# Seconds and milliseconds within one minute.
+_MOMENTS = [(22, 481), (23, 919), (23, 929), (23, 947), (23, 967), (58, 0)]
+
+
+def _example() -> dict[str, Any]:
+    """Return the receipt, signed, of the payment that the other examples show too: for its sender."""
+    transaction_id, currency, amount_minor = "txn_01a206d2bccfb30670911de76edd5018", "USD", 2_550
+    alice, bob = "wal_01a206d2bca3f376e26a2557c8a21534", "wal_01a206d2bcb1e0c5a4b3f7d890e21a66"
+    times = [datetime(2026, 11, 23, 5, 13, second, ms * 1_000, UTC) for second, ms in _MOMENTS]
+    deposited, initiated, debited, credited, completed, issued = times
+    deposit_id = "key_6b03cb73d89c58b3ee4eee4b_first-money:deposit"
+    (deposit,) = chain.extend(None, [Posting(deposit_id, alice, Kind.DEPOSIT, 10_000, currency)], deposited)
+    out = Posting(f"{transaction_id}:debit", alice, Kind.DEBIT, amount_minor, currency, transaction_id)
+    into = Posting(f"{transaction_id}:credit", bob, Kind.CREDIT, amount_minor, currency, transaction_id)
+    (debit,) = chain.extend(deposit, [out], debited)
+    (credit,) = chain.extend(None, [into], credited)
+    receipt = receipts.compose(
+        row={
+            "_id": transaction_id,
+            "sender_id": "6b03cb73d89c58b3ee4eee4b",
+            "receiver_id": "6b03cb73d89c58b3ee4eee4c",
+            "sender_wallet_id": alice,
+            "receiver_wallet_id": bob,
+            "currency": currency,
+            "status": "COMPLETED",
+            "amount_minor": amount_minor,
+            "settlement": Settlement.CREDIT.value,
+            "initiated_at": initiated,
+            "completed_at": completed,
+        },
+        entries={debit.id: debit, credit.id: credit},
+        heads={alice: debit},
+        reader=Reader.SENDER,
+        issuer="payflow",
+        issued_at=issued,
+        salt_of=receipts.salt_from(EXAMPLE_KEYS.signer.derive_secret(receipts.SALT_PURPOSE) or b""),
+    )
+    return {"receipt": receipt, "signature": EXAMPLE_KEYS.sign(receipt, typ=receipts.TYP)}
+
+
+EXAMPLE = _example()

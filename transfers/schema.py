@@ -29,7 +29,7 @@ from transfers.errors import (
     SelfTransfer,
     TransactionNotFound,
 )
-from transfers.receipt_schema import RECEIPT
+from transfers.receipt_schema import EXAMPLE, RECEIPT
 from transfers.serializers import ListQuery, StartBatch, StartTransaction
 from transfers.states import Status
 from wallets.errors import WalletClosed
@@ -244,7 +244,13 @@ OPERATIONS = {
         description="For its sender, its receiver and staff, once it has ended. Anyone can verify it "
         "offline with the keys of `getReceiptKeys`.",
         path=_PATH,
-        answers={200: Answer(description="The receipt and its signature.", body=RECEIPT)},
+        answers={
+            200: Answer(
+                description="The receipt and its signature.",
+                body=RECEIPT,
+                examples={"for the sender": EXAMPLE},
+            )
+        },
         refusals=[_NOT_FOUND, NotSettled({})],
         waits=True,
     ),

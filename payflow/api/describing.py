@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from rest_framework.serializers import Serializer
 from rest_framework.views import APIView
 
-from payflow import money
+from payflow import money, signing
 from payflow.errors import Refused, Transient
 
 View = TypeVar("View", bound=type[APIView])
@@ -130,6 +130,8 @@ CURRENCY = Model(
         "examples": ["USD"],
     },
 )
+# Published by RFC 8037 (A.1) for examples: nobody's receipts are signed with it.
+EXAMPLE_KEYS = signing.read_keys(["example:nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A"])
 HASH: Schema = {"type": "string", "pattern": "^[0-9a-f]{64}$", "description": "SHA-256, in hexadecimal."}
 
 

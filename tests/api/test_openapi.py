@@ -13,11 +13,12 @@ import jsonschema_rs
 import pytest
 from django.conf import settings
 
-from payflow import openapi
+from payflow import openapi, signing
 from payflow.api import problems
 from tests.api import contract
 from tests.api.client import Api
 from tests.api.test_access import DOORS
+from transfers import receipt_rules
 
 DOCUMENT = json.loads(openapi.document().body)
 COMMITTED = settings.BASE_DIR / "docs" / "openapi.json"
@@ -237,6 +238,27 @@ def test_every_body_has_an_example() -> None:
     assert without == []
 
 
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_every_good_answer_in_json_has_an_example(name: str) -> None:
+    answers = {status: contract.resolved(answer) for status, answer in OPERATIONS[name]["responses"].items()}
+    contents = [
+        (status, media_type, content)
+        for status, answer in answers.items()
+        for media_type, content in answer.get("content", {}).items()
+    ]
+    assert [c[:2] for c in contents if c[1].endswith("json") and not c[2].get("examples")] == []
+
+
+def test_the_example_of_a_receipt_is_verified_by_the_example_of_the_keys() -> None:
+    def shown(name: str, media_type: str) -> Any:
+        (example,) = OPERATIONS[name]["responses"]["200"]["content"][media_type]["examples"].values()
+        return example["value"]
+
+    signed = shown("GET /transactions/{id}/receipt", "application/json")
+    keys = signing.read_jwks(shown("GET /ledger/keys", "application/jwk-set+json"))
+    assert receipt_rules.verify(signed["receipt"], signed["signature"], keys) == []
+
+
 def test_inputs_take_nothing_that_is_not_described() -> None:
     refs = [
         operation["requestBody"]["content"]["application/json"]["schema"]["$ref"]
@@ -264,7 +286,7 @@ def test_who_has_the_document_does_not_get_it_again(anyone: Api) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_a_page_loads_nothing_from_elsewhere(anyone: Api, page: str) -> None:
+def test_the_files_that_a_page_names_are_served_here(anyone: Api, page: str) -> None:
     response = anyone.get(page)
     assert response.status_code == 200
     text = response.content.decode()
