@@ -112,7 +112,8 @@ class OpenApi(Public):
         return get_conditional_response(request._request, etag=document.etag, response=response) or response
 
 
-# For people to read and to try out. Everything they load comes from here. They take nothing that could be
-# forged, and are to say so.
+# For people to read and to try out. Everything that they name comes from here. Redoc's bundle also asks for a
+# logo at cdn.redoc.ly, and no option keeps it from that: the policy does, and Redoc does without. They take
+# nothing that could be forged, and are to say so.
 docs = csrf_exempt(swagger_policy(TemplateView.as_view(template_name="payflow/docs.html")))
 redoc = csrf_exempt(redoc_policy(TemplateView.as_view(template_name="payflow/redoc.html")))
