@@ -28,8 +28,8 @@ runpy.run_path("manage.py", run_name="__main__")
 """
 PRODUCTION = {
     "PAYFLOW_ENV": "production",
-    "DJANGO_SECRET_KEY": "a" * 40,
-    "JWT_SIGNING_KEY": "b" * 40,
+    "DJANGO_SECRET_KEY": "of-these-tests-only-and-long-enough-a",
+    "JWT_SIGNING_KEY": "of-these-tests-only-and-long-enough-b",
     "RECEIPT_SIGNING_KEYS": f"receipts-1:{'Ab1_' * 10}AbE",
     "WEBHOOK_SECRET_KEYS": "s3cr3tOfHooksZg5vX2k9Lr0QmTqW7eYbH3JuNcD4aE=",
     "MONGODB_URI": "mongodb://nowhere.invalid",
