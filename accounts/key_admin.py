@@ -10,7 +10,6 @@ from typing import Any
 from django import forms
 from django.conf import settings
 from django.contrib import admin, messages
-from django.contrib.admin.views.main import ChangeList
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
@@ -19,7 +18,7 @@ from django.utils.safestring import SafeString
 from accounts import api_keys, selectors
 from accounts.models import API_KEY_PREFIX, EMAIL_LENGTH_MAX, ApiKey, User
 from payflow import clock
-from payflow.admin import NewestFirst, StoredRowsAdmin, link
+from payflow.admin import StoredRowsAdmin, link
 from payflow.api.scopes import Scope
 from payflow.errors import PermissionRefused, Refused, Transient
 
@@ -74,15 +73,6 @@ class StatusFilter(admin.SimpleListFilter):
         return queryset.filter(revoked_at__isnull=False) if self.value() == "revoked" else queryset
 
 
-class NewestFirstWithActions(NewestFirst):
-    """The bounded list, whose rows staff may choose."""
-
-    def get_results(self, request: HttpRequest) -> None:
-        """Set what the list's template reads."""
-        super().get_results(request)
-        self.show_admin_actions = True
-
-
 class ApiKeyAdmin(StoredRowsAdmin):
     """API keys, newest first. Staff make and revoke them; nobody changes one, or sees its secret again."""
 
@@ -106,10 +96,6 @@ class ApiKeyAdmin(StoredRowsAdmin):
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
         """Nothing of a key changes."""
         return self.shown if obj else ()
-
-    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
-        """Return the bounded list with actions."""
-        return NewestFirstWithActions
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[ApiKey], search_term: str
