@@ -81,7 +81,6 @@ class StoredRowsAdmin(admin.ModelAdmin):
     show_facets = admin.ShowFacets.NEVER  # they would count the collection once for each choice
     sortable_by = ()
     actions: Any = None
-    actions_selection_counter = False  # it offers to choose rows beyond the page
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         """Return the bounded list."""

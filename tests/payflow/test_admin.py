@@ -6,16 +6,21 @@ from typing import Any
 
 import mongoengine
 import pytest
-from django.contrib.auth.models import Permission
+from django.contrib.admin import site
+from django.contrib.auth.models import Group, Permission
 from django.test import Client
+from django.urls import reverse
 from pymongo.errors import ExecutionTimeout
 
 from payflow import admin
 from tests.accounts.factories import UserFactory
-from transfers import saga
+from tests.accounts.keys import mint
+from transfers import notices, saga
 from transfers.batches import start_batch
 from transfers.services import TransferRequest, start_transaction
 from wallets import services as wallets
+from webhooks import fanout
+from webhooks import services as webhooks
 
 LISTS = {
     "transactions": "/admin/transfers/transactionrow/",
@@ -248,3 +253,26 @@ def test_the_transactions_of_a_batch_are_found_by_its_id_and_by_their_references
     assert shown(staff, "transactions", f"?q={sender_id}+a/1") == made[:1]
     for term in (f"{sender_id}+a/2", f"{receiver_id}+a/1", "a/1"):
         assert shown(staff, "transactions", f"?q={term}") == []
+
+
+def test_a_list_with_actions_counts_what_is_chosen_and_offers_no_more_than_the_page(
+    staff: Client, paid: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):
+        user = UserFactory()
+        mint(user)
+        Group.objects.create(name=user.email)
+        hook, _ = webhooks.create_subscription(
+            user_id=str(user.pk), url="http://127.0.0.1:9/", events=["DEBIT_FAILED"]
+        )
+        fanout.send_test(subscription_id=hook.id, user_id=hook.user_id)
+    notices.write_down(transactions_max=1)
+    with_actions = set()
+    for model, model_admin in site._registry.items():
+        monkeypatch.setattr(model_admin, "list_per_page", 1)
+        text = staff.get(reverse(f"admin:{model._meta.label_lower.replace('.', '_')}_changelist")).content
+        if b'class="action-select"' in text:
+            with_actions.add(model.__name__)
+            assert text.count(b'<span class="action-counter" data-actions-icnt="1">0 of 1 selected<') == 1
+            assert b'class="question' not in text
+    assert with_actions == {"User", "ApiKey", "Group", "SubscriptionRow", "DeliveryRow", "NoticeRow"}
