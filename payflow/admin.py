@@ -29,6 +29,7 @@ QUERY_MS_MAX = 2_000
 
 admin.site.site_header = admin.site.site_title = "PayFlow"
 admin.site.index_title = "Staff"
+admin.site.enable_nav_sidebar = False  # the lists need its room
 
 
 class NewestFirst(ChangeList):
