@@ -255,6 +255,12 @@ def test_the_transactions_of_a_batch_are_found_by_its_id_and_by_their_references
         assert shown(staff, "transactions", f"?q={term}") == []
 
 
+def test_every_page_names_an_icon_which_browsers_would_ask_for_else(staff: Client) -> None:
+    for path in ("/admin/", *LISTS.values()):
+        assert '<link rel="icon" href="data:,">' in staff.get(path).content.decode()
+    assert '<link rel="icon" href="data:,">' in Client().get("/admin/login/").content.decode()
+
+
 def test_a_list_with_actions_counts_what_is_chosen_and_offers_no_more_than_the_page(
     staff: Client, paid: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
