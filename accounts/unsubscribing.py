@@ -20,6 +20,7 @@ from rest_framework.views import APIView
 
 from accounts import services
 from payflow.api.headers import form_policy
+from payflow.api.viewsets import METHODS
 from payflow.errors import NotFound
 
 _SIGNER = "payflow.unsubscribe"
@@ -45,6 +46,7 @@ class UnsubscribeView(APIView):
     """Answers people and mail programs, not API clients, so the OpenAPI document leaves it out."""
 
     schema = None
+    http_method_names = METHODS
     authentication_classes = ()
     permission_classes = (AllowAny,)
     # A mail program sends `List-Unsubscribe=One-Click` in a form; there is nothing in it to read.

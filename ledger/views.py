@@ -14,7 +14,7 @@ from ledger import monitor, schema, simulation
 from ledger.serializers import AuditOutput, SimulationInput, SimulationOutput
 from payflow.api.describing import described
 from payflow.api.fields import NoInput
-from payflow.api.viewsets import ApiViewSet
+from payflow.api.viewsets import METHODS, ApiViewSet
 from payflow.errors import NotFound
 
 # Publish a new key this long before it signs, and nobody meets a key that a cache does not know.
@@ -25,6 +25,7 @@ KEYS_MAX_AGE_SECONDS = 300
 class KeysView(APIView):
     """The public keys of receipts, for everyone."""
 
+    http_method_names = METHODS
     authentication_classes = ()
     permission_classes = (AllowAny,)
 
