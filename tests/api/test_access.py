@@ -10,12 +10,14 @@ from itertools import product
 from typing import Any
 
 import pytest
+from django.conf import settings
 from django.contrib.admindocs.views import simplify_regex
 from django.urls import URLPattern, URLResolver, get_resolver
 from django.utils import timezone
 
 from accounts import services as accounts
 from accounts import sessions, tokens
+from accounts.unsubscribing import unsubscribe_url
 from tests.accounts.factories import PASSWORD
 from tests.accounts.keys import mint
 from tests.api.client import Api, Party, assert_problem, join, nothing_changes
@@ -28,7 +30,8 @@ OWNERS_SESSION = "0" * 32
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 ACTORS = ("anonymous", "stranger", "owner", "staff")
 # These answer people, in HTML, and have their own tests.
-EXCLUDED = ("/admin/", "/auth/unsubscribe", "/docs", "/redoc", "/static/")
+EXCLUDED_BELOW = ("/admin/", "/static/")
+EXCLUDED = {"/docs", "/redoc"}
 
 EVERYONE, CREATES = (200, 200, 200, 200), (401, 201, 201, 201)
 PAYMENT = {"receiver_email": "receiver@example.com", "amount": "1.00"}
@@ -57,6 +60,9 @@ ROWS = {
     "GET /auth/api-keys/<pk>": (401, 404, 200, 404),
     "DELETE /auth/api-keys/<pk>": (401, 404, 204, 404),
     "PATCH /auth/me": USERS,
+    # Whose account it is the link says, not the caller.
+    "GET /auth/unsubscribe": EVERYONE,
+    "POST /auth/unsubscribe": EVERYONE,
     "GET /wallets": USERS,
     "POST /wallets": CREATES,
     "GET /wallets/me": USERS,
@@ -94,8 +100,10 @@ def routes(patterns: list[Any], prefix: str = "") -> Iterator[tuple[str, tuple[s
         path = prefix + str(pattern.pattern)
         if isinstance(pattern, URLResolver):
             yield from routes(pattern.url_patterns, path)
-        elif isinstance(pattern, URLPattern) and not simplify_regex(path).startswith(EXCLUDED):
-            yield simplify_regex(path), _methods_of(pattern.callback)
+        elif isinstance(pattern, URLPattern):
+            route = simplify_regex(path)
+            if route not in EXCLUDED and not route.startswith(EXCLUDED_BELOW):
+                yield route, _methods_of(pattern.callback)
 
 
 def _methods_of(view: Any) -> tuple[str, ...]:
@@ -129,7 +137,9 @@ class World:
         """Make a good request."""
         method, route = door.split(" ")
         path = route.replace("<pk>", self.pk(route)).replace("<delivery>", self.delivery_id)
-        if method in {"GET", "DELETE"}:
+        if route == "/auth/unsubscribe":
+            path = unsubscribe_url(user_id=self.people["owner"].id).removeprefix(settings.PUBLIC_URL)
+        if method in {"GET", "HEAD", "DELETE"}:
             return client.generic(method, path)
         return client.send(method, path, json.dumps(self.body(route)).encode())
 
@@ -215,12 +225,25 @@ def refusal_of_a_method(route: str, actor: str) -> tuple[int, str]:
 @pytest.mark.parametrize("route", ROUTES)
 def test_a_method_that_a_route_does_not_take_is_refused(world: World, route: str) -> None:
     path = route.replace("<pk>", world.transaction_id).replace("<delivery>", world.delivery_id)
-    not_taken = sorted({*METHODS, "TRACE", "BREW"} - set(ROUTES[route]))
+    taken = {*ROUTES[route], *(["HEAD"] if "GET" in ROUTES[route] else [])}
     with nothing_changes():
-        for actor, method in product(ACTORS, not_taken):
+        for actor, method in product(ACTORS, sorted({*METHODS, "HEAD", "OPTIONS", "TRACE", "BREW"} - taken)):
             response = world.client(actor).send(method, path, b"{}")
-            assert_problem(response, *refusal_of_a_method(route, actor))
-            assert response.status_code != 405 or set(response["Allow"].split(", ")) >= set(ROUTES[route])
+            status, code = refusal_of_a_method(route, actor)
+            assert response.status_code == status, (actor, method)
+            if method == "HEAD":
+                assert response.content == b""
+            elif route != "/auth/unsubscribe":  # it tells people
+                assert_problem(response, status, code)
+            assert status != 405 or set(response["Allow"].split(", ")) == taken
+
+
+@pytest.mark.parametrize("route", [route for route, methods in ROUTES.items() if "GET" in methods])
+def test_head_opens_what_get_opens_and_says_no_more(world: World, route: str) -> None:
+    with nothing_changes():
+        for position, actor in enumerate(ACTORS):
+            response = world.knock(world.client(actor), f"HEAD {route}")
+            assert (response.status_code, response.content) == (ROWS[f"GET {route}"][position], b""), actor
 
 
 @pytest.fixture
