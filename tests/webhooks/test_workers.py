@@ -36,6 +36,7 @@ QUICK = {
     "WEBHOOK_TURN_SECONDS": "0.5",
     "WEBHOOK_CIRCUIT_SECONDS": "1",
 }
+LATE = {**QUICK, "WEBHOOK_TOTAL_SECONDS": "30", "WEBHOOK_CLAIM_SECONDS": "40"}
 
 
 class Receiver:
@@ -111,6 +112,28 @@ def test_a_worker_killed_while_the_receiver_thinks_is_followed_by_another(receiv
     row = only_delivery(subscription_id)
     assert (outcomes(row), row["attempt_count"]) == (["unfinished", 200], 2)
     assert receiver.begun == {row["event_id"]: 2}
+
+
+def test_a_worker_told_to_stop_ends_what_it_has_begun_and_gives_the_rest_back(
+    receiver: Receiver, capfd: pytest.CaptureFixture[str]
+) -> None:
+    receiver.hold.clear()
+    subscriptions = [subscribe(ALICE, url=receiver.url) for _ in range(20)]
+    with webhooks_worker(LATE) as worker:
+        for subscription_id in subscriptions:
+            one_event(subscription_id)
+        eventually(lambda: receiver.begun)
+        worker.terminate()
+        with pytest.raises(subprocess.TimeoutExpired):
+            worker.wait(settings.CELERY_WORKER_SOFT_SHUTDOWN_TIMEOUT + 1)
+        receiver.hold.set()
+        assert worker.wait(30) == 0
+        assert "CRITICAL" not in "".join(capfd.readouterr())
+        assert redisdb.client().hlen("payflow:celery:unacked") == 0
+        assert collection(Delivery).count_documents(DELIVERED) == len(receiver.begun) < len(subscriptions)
+        with webhooks_worker(QUICK):
+            eventually(lambda: collection(Delivery).count_documents(DELIVERED) == len(subscriptions))
+    assert set(receiver.begun.values()) == {1}
 
 
 # What the receiver has got by then, and what the documents say of the first delivery's attempts.
@@ -272,9 +295,6 @@ class SlowReceiver:
         with self._lock:
             self._now -= 1
         return Response()
-
-
-LATE = {**QUICK, "WEBHOOK_TOTAL_SECONDS": "30", "WEBHOOK_CLAIM_SECONDS": "40"}
 
 
 def test_a_slow_endpoint_with_a_long_queue_delays_no_other(receiver: Receiver) -> None:

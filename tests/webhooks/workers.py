@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
+
+from django.conf import settings
 
 from payflow.celery import app
+from payflow.stack.supervisor import read_procfile
 from webhooks import sweep
 
 ENDS_WITHIN_SECONDS = 90.0
@@ -19,10 +24,9 @@ ENDS_WITHIN_SECONDS = 90.0
 @contextmanager
 def webhooks_worker(env: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen]:
     """A worker with 8 threads on the tests' servers; `env` changes its settings."""
-    command = [sys.executable, "-m", "celery", "--quiet", "-A", "payflow.celery", "worker"]
-    command += ["-Q", "payflow-webhooks", "-P", "threads", "-c", "8", "--loglevel", "WARNING"]
-    command += ["--without-gossip", "--without-mingle", "-n", f"hooks-{time.monotonic_ns()}@localhost"]
-    environment = {**os.environ, "REMAP_SIGTERM": "SIGQUIT", **(env or {})}
+    command = shlex.split(read_procfile(settings.BASE_DIR / "Procfile")["webhooks"])
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, **(env or {})}
     worker = subprocess.Popen(command, env=environment, start_new_session=True)
     try:
         yield worker
