@@ -33,7 +33,7 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Iterator[None]
     if os.environ.get("MONGODB_URI") and os.environ.get("REDIS_URL"):
         if worker:
             os.environ["REDIS_URL"] = _redis_of_worker(os.environ["REDIS_URL"], int(worker.lstrip("gw")))
-    elif worker or not early_config.known_args_namespace.numprocesses:
+    elif worker or not getattr(early_config.known_args_namespace, "numprocesses", None):
         cleanup = ExitStack()
         early_config.add_cleanup(cleanup.close)
         _start_servers(cleanup)
@@ -47,6 +47,13 @@ class ChaosTogether(LoadScopeScheduling):
         return "chaos" if nodeid.startswith("tests/chaos/") else nodeid
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: half of the time a test waits for processes that it has started."""
+    return (os.cpu_count() or 1) + 1
+
+
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
     return ChaosTogether(config, log)
 
