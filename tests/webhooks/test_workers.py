@@ -99,7 +99,7 @@ def test_a_worker_delivers_what_it_is_nudged_to(receiver: Receiver) -> None:
 def test_a_worker_killed_while_the_receiver_thinks_is_followed_by_another(receiver: Receiver) -> None:
     receiver.hold.clear()
     subscription_id = subscribe(url=receiver.url)
-    slow = {**QUICK, "WEBHOOK_TOTAL_SECONDS": "10", "WEBHOOK_CLAIM_SECONDS": "12"}
+    slow = {**QUICK, "WEBHOOK_TOTAL_SECONDS": "4", "WEBHOOK_CLAIM_SECONDS": "6"}
     with webhooks_worker(slow) as first:
         one_event(subscription_id)
         eventually(lambda: receiver.begun)
@@ -315,7 +315,7 @@ def test_a_slow_endpoint_with_a_long_queue_delays_no_other(receiver: Receiver) -
 def test_many_slow_endpoints_leave_threads_to_the_others_and_fill_no_queue(receiver: Receiver) -> None:
     """None of them fails: each takes its time, and has more to get than it can take meanwhile."""
     owners = [f"{number:024x}" for number in range(1, 11)]
-    with SlowReceiver(lambda: time.sleep(1.5)) as slow_receiver, webhooks_worker(LATE):
+    with SlowReceiver(lambda: time.sleep(1.1)) as slow_receiver, webhooks_worker(LATE):
         slow = [subscribe(owner, url=slow_receiver.url) for owner in owners]
         for owner in owners:
             hooks.tell(10, sender=owner)
