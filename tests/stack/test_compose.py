@@ -24,8 +24,8 @@ PROCESSES = read_procfile(ROOT / "Procfile")
 ALL = "0.0.0.0"  # noqa: S104
 HOSTS = {"web": {"${PAYFLOW_HOST:-127.0.0.1}": ALL}, "flower": {"127.0.0.1": ALL}}
 SECRETS = {
-    "DJANGO_SECRET_KEY": "a" * 40,
-    "JWT_SIGNING_KEY": "b" * 40,
+    "DJANGO_SECRET_KEY": "of-these-tests-only-and-long-enough-a",
+    "JWT_SIGNING_KEY": "of-these-tests-only-and-long-enough-b",
     "RECEIPT_SIGNING_KEYS": f"receipts-1:{'Ab1_' * 10}AbE",
     "WEBHOOK_SECRET_KEYS": "s3cr3tOfHooksZg5vX2k9Lr0QmTqW7eYbH3JuNcD4aE=",
 }
