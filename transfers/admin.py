@@ -48,7 +48,7 @@ class StatusFilter(admin.SimpleListFilter):
 class TransactionAdmin(StoredRowsAdmin):
     """Newest first; searched by the id of a transaction, of a batch or of a party, or by a reference."""
 
-    list_display = ("id", "status", "amount", "initiated_at", "sender", "receiver", "needs_attention")
+    list_display = ("id", "status", "amount", "initiated_at", "sender", "receiver", "attention")
     list_filter = (StatusFilter,)
     search_help_text = (
         "The id of a transaction, a batch or a user, exactly; or a sender's id, a blank and their reference."
@@ -66,7 +66,7 @@ class TransactionAdmin(StoredRowsAdmin):
                     "completed_at",
                     "due_at",
                     "attempts",
-                    "needs_attention",
+                    "attention",
                     "operator_actions",
                     "correlation_id",
                 )
@@ -89,6 +89,11 @@ class TransactionAdmin(StoredRowsAdmin):
     def amount(self, row: TransactionRow) -> str:
         """What is moved."""
         return amount_text(row.amount_minor, row.currency)
+
+    @admin.display(description="needs attention")
+    def attention(self, row: TransactionRow) -> str:
+        """Whether staff must look. Where they need not there is no mark: a cross would look like a fault."""
+        return "yes" if row.needs_attention else "-"
 
     @admin.display
     def sender(self, row: TransactionRow) -> SafeString:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import mongoengine
@@ -191,6 +192,8 @@ def test_filters_by_status(staff: Client, paid: dict[str, Any]) -> None:
         {"_id": waiting["_id"]}, {"$set": {"needs_attention": True}}
     )
     assert shown(staff, "transactions", "?status=needs+attention") == [waiting["_id"]]
+    page = staff.get(LISTS["transactions"]).content.decode()
+    assert re.findall(r'class="field-attention">([^<]*)<', page) == ["yes", "-"]
     assert len(shown(staff, "wallets", "?status__exact=ACTIVE")) == 2
     assert shown(staff, "wallets", "?status__exact=FROZEN") == []
 
