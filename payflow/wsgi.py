@@ -19,7 +19,7 @@ class _Request(WSGIRequest):
         """
         try:
             self.content_type, self.content_params = parse_header_parameters(meta.get("CONTENT_TYPE", ""))
-        except ValueError:
+        except (TypeError, ValueError):  # the standard library raises both
             # Others read it again where it stands.
             meta["CONTENT_TYPE"] = self.content_type = ""
             self.content_params = {}

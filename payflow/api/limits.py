@@ -135,7 +135,7 @@ class LimitsMiddleware:
             else:
                 count(request, [Limit(GLOBAL, _address_of(request))])
             if _is_admin_login(request):
-                count(request, _named(request.POST.get("username")))
+                count(request, _named(_username_of(request)))
         except (Refused, Transient) as error:
             return problems.answer(error)
         return None
@@ -242,6 +242,13 @@ def _address_of(request: HttpRequest | Request) -> str:
 
 def _user(user_id: str) -> str:
     return f"user:{user_id}"
+
+
+def _username_of(request: HttpRequest) -> str | None:
+    try:
+        return request.POST.get("username")
+    except (TypeError, ValueError) as error:  # what the standard library makes of some parts' headers
+        raise Refused("The form cannot be read.") from error
 
 
 def _is_admin_login(request: HttpRequest) -> bool:

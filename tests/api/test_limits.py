@@ -292,6 +292,12 @@ def test_no_page_of_the_admin_reads_without_end(settings: LazySettings) -> None:
     assert_problem(chunked, 411, "length_required")
 
 
+def test_a_form_that_cannot_be_read_is_a_problem() -> None:
+    part = '--x\r\nContent-Disposition: form-data; name="username"; y*=a; y*0=b\r\n\r\nanna\r\n--x--\r\n'
+    answer = Api().send("POST", "/admin/login/", part.encode(), "multipart/form-data; boundary=x")
+    assert_problem(answer, 400, "validation_error")
+
+
 def test_every_group_that_a_view_names_exists(settings: LazySettings) -> None:
     named: set[str] = set()
     patterns = list(get_resolver().url_patterns)

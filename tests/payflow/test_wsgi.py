@@ -51,8 +51,8 @@ def test_no_charset_keeps_a_request_from_its_answer(charset: str, query: str) ->
 
 @pytest.mark.parametrize(
     "parameter",
-    ["x*=none-such''y", "x*=undefined''%41", f"x*{'9' * 5_000}=y", "x*=\0''y"],
-    ids=["unknown", "undefined", "long", "null"],
+    ["x*=none-such''y", "x*=a; x*0=b", "x*=undefined''%41", f"x*{'9' * 5_000}=y", "x*=\0''y"],
+    ids=["unknown", "twice", "undefined", "long", "null"],
 )
 def test_a_media_type_that_cannot_be_read_is_none(parameter: str) -> None:
     for path, content_type in (("/auth/login", "application/json"), ("/auth/login", "multipart/form-data")):
