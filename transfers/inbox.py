@@ -96,7 +96,10 @@ def watch() -> Line:
         pipeline.pexpire(LOOKS_KEY, ceil((stalled_after_seconds + late_seconds) * 1000))
         pipeline.execute()
     looks = [look for text in remembered if (look := _look(text))]
-    if head and looks and looks[0].head == head:
+    # Two ticks may run one right after the other: in between nobody need have taken any.
+    a_tick_ago_ms = now_ms - round(settings.RECOVERY_EVERY_SECONDS * 500)
+    before = next((look for look in looks if look.at_ms <= a_tick_ago_ms), None)
+    if head and before and before.head == head:
         return Line(is_stuck=True)
     then_ms = now_ms - round(stalled_after_seconds * 1000)
     then = next((look.taken_until_ms for look in looks if look.at_ms <= then_ms), None)

@@ -259,8 +259,8 @@ def test_recovery_also_starts_what_waits_in_the_inbox_without_a_chain(
 ) -> None:
     transaction = world.start(alice, bob, 100)
     inbox.push([transaction])
-    for _ in range(2):
-        tasks.recover.delay()
+    world.saw_in_inbox(2, transaction)
+    tasks.recover.delay()
     eventually(lambda: ended(transaction))
     assert (world.status_of(transaction), world.row_of(transaction)["attempts"]) == (Status.COMPLETED, 0)
 

@@ -13,7 +13,7 @@ from ledger import selectors as ledger
 from payflow import clock, events, redisdb
 from payflow.ids import new_id
 from payflow.mongodb import collection
-from transfers import saga, selectors, services, states
+from transfers import inbox, saga, selectors, services, states
 from transfers.documents import Transaction
 from transfers.states import Status
 from wallets import services as wallet_services
@@ -83,6 +83,19 @@ def make_old(transaction_id: str, seconds: float) -> None:
     """Let a transaction have begun in the past."""
     past = clock.now() - timedelta(seconds=seconds)
     collection(Transaction).update_one({"_id": transaction_id}, {"$set": {"initiated_at": past}})
+
+
+def saw_in_inbox(seconds: float, head: str) -> None:
+    """Have recovery remember that this id had waited longest so long ago."""
+    at_ms = clock.epoch_ms(clock.now()) - round(seconds * 1000)
+    redisdb.client().rpush(inbox.LOOKS_KEY, f"{at_ms} {head}")
+
+
+def a_tick_passes() -> None:
+    """Let what recovery has seen of the inbox have been seen two seconds earlier."""
+    looks = [look.partition(" ") for look in redisdb.client().lrange(inbox.LOOKS_KEY, 0, -1)]
+    for position, (at_ms, blank, head) in enumerate(looks):
+        redisdb.client().lset(inbox.LOOKS_KEY, position, f"{int(at_ms) - 2_000}{blank}{head}")
 
 
 def expected_events(transaction_id: str) -> list[str]:
