@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import logging.config
 import os
+import threading
 
 from celery import Celery
 from celery.signals import (
@@ -17,6 +18,7 @@ from celery.signals import (
     task_prerun,
     worker_before_create_process,
     worker_process_init,
+    worker_shutting_down,
 )
 from django.conf import settings
 
@@ -33,6 +35,18 @@ if settings.DUPLICATE_MESSAGES:
     duplicates.deliver_twice(settings.DATA_DIR)
 
 _HEADER = "correlation_id_payflow"
+_stopping = threading.Event()
+
+
+def is_stopping() -> bool:
+    """Say whether this worker was told to stop. For tasks in its threads: forked children do not hear it."""
+    return _stopping.is_set()
+
+
+@worker_shutting_down.connect
+def note_that_it_stops(**_: object) -> None:
+    """What has been begun is waited for; nothing new should be."""
+    _stopping.set()
 
 
 @before_task_publish.connect

@@ -17,7 +17,7 @@ import smtplib
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import parseaddr
@@ -79,11 +79,12 @@ def next_try_seconds(attempts: int, chance: float) -> float:
     return pause * (1 + JITTER * (2 * chance - 1))
 
 
-def send_due() -> dict[str, int]:
+def send_due(*, is_stopping: Callable[[], bool] = lambda: False) -> dict[str, int]:
     """Send notices that are due; return how many ended how. Raises Transient.
 
     Up to NOTIFICATIONS_BATCH_MAX, and while it goes well more, for NOTIFICATIONS_SHARE_MAX of the time
-    between ticks; no more while transfers come faster than they are made.
+    between ticks; no more while transfers come faster than they are made, and none once this process
+    `is_stopping`.
 
     Several processes may do so at once: each notice has one holder.
     """
@@ -97,9 +98,9 @@ def send_due() -> dict[str, int]:
         enough = time.monotonic() + min(share_seconds, settings.NOTIFICATIONS_TICK_SECONDS_MAX)
         while rows := _claim(claim := uuid4().hex) or _claim_new(claim):
             sent_before = done[NoticeStatus.SENT.value]
-            _send_all(rows, claim, done)
+            _send_all(rows, claim, done, is_stopping)
             is_going_well = done[NoticeStatus.SENT.value] > sent_before
-            if not is_going_well or time.monotonic() > enough or _is_rush():
+            if not is_going_well or time.monotonic() > enough or is_stopping() or _is_rush():
                 break
     finally:
         _one_at_a_time.release()
@@ -174,8 +175,8 @@ def _claim_new(claim: str) -> list[Row]:
     return _claim(claim) if written else []
 
 
-def _send_all(rows: list[Row], claim: str, done: Counter[str]) -> None:
-    """Send over one connection until the time is up; give the rest back."""
+def _send_all(rows: list[Row], claim: str, done: Counter[str], is_stopping: Callable[[], bool]) -> None:
+    """Send over one connection until the time is up or this process is to stop; give the rest back."""
     deadline = time.monotonic() + settings.NOTIFICATIONS_TICK_SECONDS_MAX
     connection = mail.get_connection()
     sent: list[Row] = []
@@ -190,7 +191,7 @@ def _send_all(rows: list[Row], claim: str, done: Counter[str]) -> None:
     try:
         facts = _look_up(rows)
         for row in rows:
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline or is_stopping():
                 break
             outcome = _send_one(row, claim, facts, connection)
             if outcome is None:

@@ -15,6 +15,7 @@ from celery import Task, chain, shared_task
 from django.conf import settings
 
 from ledger import monitor
+from payflow.celery import is_stopping
 from payflow.crashpoints import crash_point
 from payflow.errors import Transient
 from transfers import inbox, notices, postman, recovery, saga, states
@@ -152,8 +153,8 @@ def audit() -> None:
 
 @shared_task(name="notifications.send")
 def send_notices() -> None:
-    """Beat's task: send the e-mails that are due."""
-    postman.send_due()
+    """Beat's task: send the e-mails that are due, as long as this worker is not told to stop."""
+    postman.send_due(is_stopping=is_stopping)
 
 
 @shared_task(name="notifications.remove_old")

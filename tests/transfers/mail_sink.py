@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -40,6 +41,7 @@ class Sink:
     """What it was given, and what it says: each list of answers from its start, then yes.
 
     "close" closes the connection instead; in `data` "close early" does so before the mail has been sent.
+    It thinks about each mail for so many seconds.
     """
 
     def __init__(self) -> None:
@@ -47,6 +49,7 @@ class Sink:
         self.port = free_port()
         self.rcpt: list[str] = []
         self.data: list[str] = []
+        self.thinks_seconds = 0.0
         self._controller: Controller | None = None
 
     def start(self) -> None:
@@ -85,6 +88,7 @@ class Sink:
         return answer
 
     async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:  # noqa: N802
+        await asyncio.sleep(self.thinks_seconds)
         answer = self.data.pop(0) if self.data else "250 OK"
         if not answer.startswith(("4", "5")):
             self.mails.append(message_from_bytes(envelope.content, policy=policy.default))

@@ -15,7 +15,9 @@ from payflow.errors import Transient
 from payflow.mongodb import collection
 from tests.transfers import world
 from tests.transfers.mail_sink import Sink, make_due, only, postman_process, stored
-from transfers import notices, postman
+from tests.transfers.workers import eventually
+from tests.webhooks.workers import webhooks_worker
+from transfers import notices, postman, tasks
 from transfers.documents import NoticeStatus, Transaction
 
 
@@ -197,3 +199,17 @@ def test_what_is_over_when_the_time_is_up_goes_back(
     settings.NOTIFICATIONS_TICK_SECONDS_MAX = 20.0
     postman.send_due()
     assert len(sink.mails) == 2
+
+
+def test_a_worker_told_to_stop_begins_no_other_mail(sink: Sink, alice: str, bob: str) -> None:
+    """Whoever tells it has little patience, and a mail that dies in the middle is never sent again."""
+    world.play(*[world.start(alice, bob, 1) for _ in range(10)])
+    sink.thinks_seconds = 0.5
+    with webhooks_worker({"EMAIL_URL": sink.url, "NOTIFICATIONS_ENABLED": "true"}) as worker:
+        tasks.send_notices.delay()
+        eventually(lambda: sink.mails)
+        worker.terminate()
+        assert worker.wait(60) == 0
+    assert len(sink.mails) < 20
+    counts = Counter(notice["status"] for notice in stored())
+    assert counts == {"SENT": len(sink.mails), "PENDING": 20 - len(sink.mails)}
