@@ -68,14 +68,18 @@ def _keep() -> None:
     is_renewed = True
     while True:
         _is_needed.wait()
-        pause_seconds = settings.IDEMPOTENCY_LEASE_SECONDS / _RENEWALS_PER_LEASE
-        time.sleep(pause_seconds if is_renewed else min(RETRY_SECONDS, pause_seconds))
+        time.sleep(_pause_seconds(is_renewed=is_renewed))
         with _lock:
             now = time.monotonic()
             wanted = {token: key for token, (key, until) in _held.items() if until > now}
             if not _held:
                 _is_needed.clear()
         is_renewed = _renew(wanted) if wanted else True
+
+
+def _pause_seconds(*, is_renewed: bool) -> float:
+    pause_seconds = settings.IDEMPOTENCY_LEASE_SECONDS / _RENEWALS_PER_LEASE
+    return pause_seconds if is_renewed else min(RETRY_SECONDS, pause_seconds)
 
 
 def _renew(wanted: dict[str, str]) -> bool:

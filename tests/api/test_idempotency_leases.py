@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -181,19 +180,19 @@ def test_a_lease_is_not_renewed_for_ever(claimed: Claim, monkeypatch: pytest.Mon
 def test_a_renewal_that_failed_is_tried_again_before_the_lease_is_over(
     claimed: Claim, settings: LazySettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings.IDEMPOTENCY_LEASE_SECONDS = 600.0
-    renew, slept, results = leases._renew, [], [False, False, True]
+    renew, results, seen = leases._renew, [False, False], []
 
-    def sleep(seconds: float) -> None:
-        slept.append(seconds)
-        if len(slept) > len(results):
-            threading.Event().wait()  # for ever: this thread's work is done
+    def pause_seconds(*, is_renewed: bool) -> float:
+        seen.append(is_renewed)
+        return 0.01
 
-    monkeypatch.setattr(leases, "_renew", lambda wanted: renew(wanted) and results[len(slept) - 1])
-    monkeypatch.setattr(leases, "time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
-    threading.Thread(target=leases._keep, daemon=True).start()
-    until(lambda: len(slept) == 4)
-    assert slept == [200.0, 0.2, 0.2, 200.0]
+    monkeypatch.setattr(leases, "_renew", lambda wanted: results.pop() if results else renew(wanted))
+    with monkeypatch.context() as patched:
+        patched.setattr(leases, "_pause_seconds", pause_seconds)
+        until(lambda: seen[-2:] == [False, True])
+    assert seen.count(False) == 2
+    settings.IDEMPOTENCY_LEASE_SECONDS = 6.0
+    assert (leases._pause_seconds(is_renewed=True), leases._pause_seconds(is_renewed=False)) == (2.0, 0.2)
 
 
 def test_the_thread_that_renews_starts_again(claimed: Claim, monkeypatch: pytest.MonkeyPatch) -> None:
