@@ -33,6 +33,7 @@ from transfers.receipt_schema import EXAMPLE, RECEIPT
 from transfers.serializers import ListQuery, StartBatch, StartTransaction
 from transfers.states import Status
 from wallets.errors import WalletClosed
+from webhooks.event_schema import TRANSACTION as COMPLETED
 
 TAG = "Transactions"
 STATUS = text(
@@ -126,26 +127,6 @@ BATCH_SUMMARY = Model(
     ),
 )
 
-COMPLETED: dict[str, Any] = {
-    "id": "txn_01a206d2bccfb30670911de76edd5018",
-    "sender_id": "6b03cb73d89c58b3ee4eee4b",
-    "receiver_id": "6b03cb73d89c58b3ee4eee4c",
-    "amount": "25.50",
-    "currency": "USD",
-    "status": "COMPLETED",
-    "description": "dinner",
-    "reference": None,
-    "batch_id": None,
-    "failure": None,
-    "history": [
-        {"status": "INITIATED", "at": "2026-11-23T05:13:23.919Z", "reason": None},
-        {"status": "DEBITED", "at": "2026-11-23T05:13:23.931Z", "reason": None},
-        {"status": "CREDITED", "at": "2026-11-23T05:13:23.949Z", "reason": None},
-        {"status": "COMPLETED", "at": "2026-11-23T05:13:23.967Z", "reason": None},
-    ],
-    "initiated_at": "2026-11-23T05:13:23.919Z",
-    "completed_at": "2026-11-23T05:13:23.967Z",
-}
 INITIATED = {**COMPLETED, "status": "INITIATED", "history": COMPLETED["history"][:1], "completed_at": None}
 DECLINED = {
     **COMPLETED,

@@ -45,31 +45,33 @@ _HAPPENED: dict[str, tuple[str, str]] = {
     EventType.TRANSACTION_FAILED: ("A transfer has failed", "`data.failure` says why. Nothing follows."),
     TEST_EVENT: ("A test", "Sent by `testWebhook`, to one webhook alone."),
 }
+TRANSACTION: dict[str, Any] = {
+    "id": "txn_01a206d2bccfb30670911de76edd5018",
+    "sender_id": "6b03cb73d89c58b3ee4eee4b",
+    "receiver_id": "6b03cb73d89c58b3ee4eee4c",
+    "amount": "25.50",
+    "currency": "USD",
+    "status": "COMPLETED",
+    "description": "dinner",
+    "reference": None,
+    "batch_id": None,
+    "failure": None,
+    "history": [
+        {"status": "INITIATED", "at": "2026-11-23T05:13:23.919Z", "reason": None},
+        {"status": "DEBITED", "at": "2026-11-23T05:13:23.931Z", "reason": None},
+        {"status": "CREDITED", "at": "2026-11-23T05:13:23.949Z", "reason": None},
+        {"status": "COMPLETED", "at": "2026-11-23T05:13:23.967Z", "reason": None},
+    ],
+    "initiated_at": "2026-11-23T05:13:23.919Z",
+    "completed_at": "2026-11-23T05:13:23.967Z",
+}
+"""The payment that every example shows, here and where transactions are described."""
 _EXAMPLES: dict[str, Any] = {
     EventType.TRANSACTION_COMPLETED: {
-        "id": "txn_01a206d2bccfb30670911de76edd5018:TRANSACTION_COMPLETED",
+        "id": f"{TRANSACTION['id']}:TRANSACTION_COMPLETED",
         "type": "TRANSACTION_COMPLETED",
-        "created_at": "2026-11-23T05:13:23.967Z",
-        "data": {
-            "id": "txn_01a206d2bccfb30670911de76edd5018",
-            "sender_id": "6b03cb73d89c58b3ee4eee4b",
-            "receiver_id": "6b03cb73d89c58b3ee4eee4c",
-            "amount": "25.50",
-            "currency": "USD",
-            "status": "COMPLETED",
-            "description": "dinner",
-            "reference": None,
-            "batch_id": None,
-            "failure": None,
-            "history": [
-                {"status": "INITIATED", "at": "2026-11-23T05:13:23.919Z", "reason": None},
-                {"status": "DEBITED", "at": "2026-11-23T05:13:23.931Z", "reason": None},
-                {"status": "CREDITED", "at": "2026-11-23T05:13:23.949Z", "reason": None},
-                {"status": "COMPLETED", "at": "2026-11-23T05:13:23.967Z", "reason": None},
-            ],
-            "initiated_at": "2026-11-23T05:13:23.919Z",
-            "completed_at": "2026-11-23T05:13:23.967Z",
-        },
+        "created_at": TRANSACTION["completed_at"],
+        "data": TRANSACTION,
     },
     TEST_EVENT: {
         "id": "evt_01a206d3a41b5b7cf0d9e38a26c1475e",

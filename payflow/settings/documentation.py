@@ -25,7 +25,8 @@ has ended, for up to so many seconds (30 at most).
 
 **Pages.** Lists that grow come newest first, `limit` rows at a time (20 unless you say so, 100 at most), as
 `{"results", "next"}`. For the page after, ask with the `next` as `cursor` and with the same filters; on the
-last page `next` is null. Pages stay as they are while rows are added.
+last page `next` is null. Pages stay as they are while rows are added. A webhook's events come oldest first
+instead, and never end: ask with their `next` as `after`, whenever you want to know what came since.
 
 **Errors** are problem documents (RFC 9457, `application/problem+json`). Decide by `code`; `detail` is for
 people. A 503 carries `Retry-After`: send the request again then, with its key. What belongs to somebody
