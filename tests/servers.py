@@ -48,9 +48,10 @@ class ChaosTogether(LoadScopeScheduling):
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers() -> int:
+def pytest_xdist_auto_num_workers() -> int | None:
     """One more than there are cores: half of the time a test waits for processes that it has started."""
-    return (os.cpu_count() or 1) + 1
+    # None leaves it to xdist, which reads this variable.
+    return None if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ else len(os.sched_getaffinity(0)) + 1
 
 
 @pytest.hookimpl(optionalhook=True)
