@@ -28,7 +28,7 @@ async def main(seconds: float) -> None:
                 await asyncio.sleep(seconds)
                 writer.write(ANSWER)
                 await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError):
+        except (asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError):
             writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
