@@ -40,17 +40,8 @@ def engine_ceiling(sessions: Mapping[str, int], wallet_ids: list[str], *, count:
         with windows.measured(sessions) as window:
             for batch in batches:
                 _write(*batch)
-        done = len(batches) * BATCH
-        cpu_ms = {name: used * 1000 / done for name, used in window.cpu.items()}
-        found.append(
-            {"per_second": done / window.seconds, "others_cpus": window.others_cpus, "cpu_ms": cpu_ms}
-        )
-    return {
-        "per_second": windows.middle(found, "per_second"),
-        "others_cpus": windows.middle(found, "others_cpus"),
-        "cpu_ms": windows.middle_by_process(found, "cpu_ms"),
-        "windows": found,
-    }
+        found.append(window.cost_of(len(batches) * BATCH))
+    return windows.middle_cost(found)
 
 
 def _prepare(wallet_ids: list[str], heads: dict[str, Entry]) -> tuple[list[Row], list[Row], list[Row]]:

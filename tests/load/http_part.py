@@ -33,12 +33,7 @@ def _throughput(
     for number in range(target.sizes.windows):
         target.say(f"{what}: window {number + 1} of {target.sizes.windows}")
         found.append(_window(target, offer, unanswered_max))
-    return {
-        "per_second": windows.middle(found, "per_second"),
-        "others_cpus": windows.middle(found, "others_cpus"),
-        "cpu_ms": windows.middle_by_process(found, "cpu_ms"),
-        "windows": found,
-    }
+    return windows.middle_cost(found)
 
 
 def throughput_window(target: Target) -> dict[str, Any]:
@@ -62,9 +57,7 @@ def _window(target: Target, offer: Callable[[float], Offered], unanswered_max: i
         "accepted": offered.accepted,
         "completed": len(rows),
         "seconds": seconds,
-        "per_second": len(rows) / seconds,
-        "others_cpus": window.others_cpus,
-        "cpu_ms": {name: used * 1000 / len(rows) for name, used in window.cpu.items()},
+        **window.cost_of(len(rows), seconds),
     }
 
 

@@ -71,17 +71,8 @@ def _measure(
         with windows.measured(sessions) as window:
             for _ in range(batches):
                 _post_batch(wallet_ids)
-        count = batches * BATCH
-        cpu_ms = {name: used * 1000 / count for name, used in window.cpu.items()}
-        cost = {"per_second": count / window.seconds, "others_cpus": window.others_cpus, "cpu_ms": cpu_ms}
-        found.append(cost)
-    return {
-        "per_second": windows.middle(found, "per_second"),
-        "others_cpus": windows.middle(found, "others_cpus"),
-        "cpu_ms": windows.middle_by_process(found, "cpu_ms"),
-        "entries_before": entries,
-        "windows": found,
-    }
+        found.append(window.cost_of(batches * BATCH))
+    return {**windows.middle_cost(found), "entries_before": entries}
 
 
 def _rest(sessions: Mapping[str, int]) -> None:

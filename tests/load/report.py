@@ -111,26 +111,31 @@ def _cpu_cells(found: dict[str, Any]) -> tuple[str, str]:
 
 def _posting_lines(found: dict[str, Any]) -> list[Line]:
     many, one, long = found["many_wallets"], found["one_wallet"], found["long_history"]
-    cost = "client {client:.2f} ms, MongoDB {mongo:.2f} ms of CPU per posting"
+    cost = "client {client:.2f} ms, MongoDB {mongo:.2f} ms of CPU per {what}"
     return [
         (
             "postings over many wallets",
             "≥ 3000/s",
             f"{many['per_second']:.0f}/s",
-            cost.format(**many["cpu_ms"]),
+            cost.format(what="posting", **many["cpu_ms"]),
         ),
-        ("postings into one wallet", "≥ 1500/s", f"{one['per_second']:.0f}/s", cost.format(**one["cpu_ms"])),
+        (
+            "postings into one wallet",
+            "≥ 1500/s",
+            f"{one['per_second']:.0f}/s",
+            cost.format(what="posting", **one["cpu_ms"]),
+        ),
         (
             "the engine's ceiling: a transfer's writes alone",
             "",
             f"{found['ceiling']['per_second']:.0f}/s",
-            cost.format(**found["ceiling"]["cpu_ms"]).replace("posting", "transfer"),
+            cost.format(what="transfer", **found["ceiling"]["cpu_ms"]),
         ),
         (
             f"postings with {long['entries_before']:,} entries",
             "",
             f"{long['per_second']:.0f}/s",
-            cost.format(**long["cpu_ms"]),
+            cost.format(what="posting", **long["cpu_ms"]),
         ),
         (
             f"cost with {long['entries_before']:,} to cost with {many['entries_before']:,} entries",

@@ -37,12 +37,7 @@ def saga_alone(target: Target) -> dict[str, Any]:
         raise LoadError(f"the saga was given {count} transfers and completed {len(rows)}")
     del window.cpu[windows.CLIENT]
     seconds = (max(row["completed_at"] for row in rows) - started).total_seconds()
-    return {
-        "transfers": count,
-        "per_second": count / seconds,
-        "others_cpus": window.others_cpus,
-        "cpu_ms": {name: used * 1000 / count for name, used in window.cpu.items()},
-    }
+    return {"transfers": count, **window.cost_of(count, seconds)}
 
 
 def _write_down(user_ids: list[str], count: int) -> list[str]:

@@ -41,12 +41,7 @@ def deliveries_alone(target: Target) -> dict[str, Any]:
             _await_delivered(subscription_id, count)
         services.delete_subscription(user_id=_owner(subscription_id), webhook_id=subscription_id)
     del window.cpu[windows.CLIENT]
-    return {
-        "deliveries": count,
-        "per_second": count / window.seconds,
-        "others_cpus": window.others_cpus,
-        "cpu_ms": {name: used * 1000 / count for name, used in window.cpu.items()},
-    }
+    return {"deliveries": count, **window.cost_of(count)}
 
 
 def beside_a_long_queue(target: Target) -> dict[str, Any]:

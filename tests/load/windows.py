@@ -26,6 +26,14 @@ class Window:
     others_cpus: float = 0.0
     """CPUs (of this machine's) that were busy with something else than the benchmark, on average."""
 
+    def cost_of(self, count: int, seconds: float | None = None) -> dict[str, Any]:
+        """Return what each of `count` cost, by process, and the rate, by this window's time unless told."""
+        return {
+            "per_second": count / (self.seconds if seconds is None else seconds),
+            "others_cpus": self.others_cpus,
+            "cpu_ms": {name: used * 1000 / count for name, used in self.cpu.items()},
+        }
+
 
 @contextmanager
 def measured(sessions: Mapping[str, int]) -> Iterator[Window]:
@@ -38,6 +46,16 @@ def measured(sessions: Mapping[str, int]) -> Iterator[Window]:
     window.cpu[CLIENT] = _own_cpu() - own
     others = procfs.machine_busy_seconds() - busy - sum(window.cpu.values())
     window.others_cpus = max(0.0, others / window.seconds)
+
+
+def middle_cost(windows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The medians of what `cost_of` says of several windows, and all of them."""
+    return {
+        "per_second": middle(windows, "per_second"),
+        "others_cpus": middle(windows, "others_cpus"),
+        "cpu_ms": middle_by_process(windows, "cpu_ms"),
+        "windows": windows,
+    }
 
 
 def middle(windows: list[dict[str, Any]], name: str) -> float:
