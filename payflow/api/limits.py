@@ -130,10 +130,7 @@ class LimitsMiddleware:
         if not request.path.startswith(HTML_PREFIX):
             return None
         try:
-            if request.user.is_authenticated:
-                request.rate_usage = getattr(request, "rate_usage", None)
-            else:
-                count(request, [Limit(GLOBAL, _address_of(request))])
+            count(request, [] if request.user.is_authenticated else [Limit(GLOBAL, _address_of(request))])
             if _is_admin_login(request):
                 count(request, _named(_username_of(request)))
         except (Refused, Transient) as error:
