@@ -74,7 +74,7 @@ def _recover(taken_until: datetime | None) -> Report:
     _finish_batches()
     now = clock.now()
     due_by = _due_by(now, taken_until)
-    rows = selectors.find_stalled(now=due_by, limit=settings.RECOVERY_BATCH_MAX)
+    rows = selectors.find_stalled(due_by=due_by, limit=settings.RECOVERY_BATCH_MAX)
     if not rows:
         return Report()
     rows, flagged = _claim(rows, now)

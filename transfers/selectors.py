@@ -149,10 +149,11 @@ def count_outcomes(*, batch_id: str) -> list[dict[str, Any]]:
         return list(collection(Transaction).aggregate(stages, maxTimeMS=QUERY_TIME_MS_MAX))
 
 
-def find_stalled(*, now: datetime, limit: int) -> list[dict[str, Any]]:
-    """Return up to `limit` transactions that are due for recovery, the longest overdue first."""
+def find_stalled(*, due_by: datetime, limit: int) -> list[dict[str, Any]]:
+    """Return up to `limit` transactions that were due for recovery by then, the longest overdue first."""
     with unavailable_is_transient():
-        return list(collection(Transaction).find({"due_at": {"$lte": now}}).sort("due_at", 1).limit(limit))
+        found = collection(Transaction).find({"due_at": {"$lte": due_by}}).sort("due_at", 1)
+        return list(found.limit(limit))
 
 
 def list_sagas(

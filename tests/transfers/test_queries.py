@@ -97,7 +97,7 @@ QUERIES: dict[str, tuple[Callable[[dict[str, str]], Any], int]] = {
         lambda w: selectors.list_transactions(user_id="x", limit=21, batch_id=w["batch"], of_anybody=True), 4
     ),
     "outcomes": (lambda w: selectors.count_outcomes(batch_id=w["batch"]), 4),
-    "stalled": (lambda w: selectors.find_stalled(now=clock.after(clock.now(), -60), limit=10), 0),
+    "stalled": (lambda w: selectors.find_stalled(due_by=clock.after(clock.now(), -60), limit=10), 0),
     "stalled batches": (lambda w: selectors.find_stalled_batches(now=clock.now(), limit=10), 0),
     "the first page": (lambda w: selectors.list_transactions(user_id=w["anna"], limit=21), 22),
 }  # fmt: skip
