@@ -334,18 +334,21 @@ def test_without_redis_a_key_that_could_not_hold_is_not_taken(anna: Party) -> No
 # --- At the same moment -----------------------------------------------------------------------------------
 
 
-MADE = {"/transactions": "transactions", "/wallets": "wallets"}
+def ask_fifty_times_at_once(party: Party, path: str, body: Any) -> list[Any]:
+    """Return the answers, once exactly one row of its kind has been made by all of them."""
+    before = facts()
+    with ThreadPoolExecutor(50) as pool:
+        clients = [party.another_client() for _ in range(50)]
+        answers = list(pool.map(lambda client: client.post_json(path, body, Idempotency_Key="k"), clients))
+    added = {name: len(rows) - len(before[name]) for name, rows in facts().items()}
+    made = {"/transactions": "transactions", "/wallets": "wallets"}.get(path, "ledger_entries")
+    assert added == {**dict.fromkeys(added, 0), made: 1}
+    return answers
 
 
 @pytest.mark.parametrize("path", ["/transactions", "/wallets/me/deposit", "/wallets"])
 def test_of_fifty_requests_at_once_one_acts(anna: Party, bob: Party, path: str) -> None:
-    body, before = requests_to(anna, bob)[path], facts()
-
-    def ask(client: Api) -> Any:
-        return client.post_json(path, body, Idempotency_Key="k")
-
-    with ThreadPoolExecutor(50) as pool:
-        answers = list(pool.map(ask, [anna.another_client() for _ in range(50)]))
+    answers = ask_fifty_times_at_once(anna, path, requests_to(anna, bob)[path])
     (acted,) = [a for a in answers if a.status_code == 201 and REPLAYED not in a]
     for answer in answers:
         if answer.status_code == 201:
@@ -353,8 +356,6 @@ def test_of_fifty_requests_at_once_one_acts(anna: Party, bob: Party, path: str) 
         else:
             assert_problem(answer, 409, "idempotency_in_progress")
             assert answer["Retry-After"] == "1"
-    added = {name: len(rows) - len(before[name]) for name, rows in facts().items()}
-    assert added == {**dict.fromkeys(added, 0), MADE.get(path, "ledger_entries"): 1}
 
 
 @pytest.mark.parametrize(
@@ -370,19 +371,11 @@ def test_of_fifty_at_once_one_acts_without_redis_too(
     anna: Party, bob: Party, path: str, body: Any, redis_down: None
 ) -> None:
     """MongoDB decides; the others get what the first one got."""
-    asked, before = body or requests_to(anna, bob)[path], facts()
-
-    def ask(client: Api) -> Any:
-        return client.post_json(path, asked, Idempotency_Key="k")
-
-    with ThreadPoolExecutor(50) as pool:
-        answers = list(pool.map(ask, [anna.another_client() for _ in range(50)]))
+    answers = ask_fifty_times_at_once(anna, path, body or requests_to(anna, bob)[path])
     (acted,) = [a for a in answers if REPLAYED not in a]
     assert {a.status_code for a in answers} == {acted.status_code}
     if acted.status_code == 201:
         assert {a.content for a in answers} == {acted.content}
-    added = {name: len(rows) - len(before[name]) for name, rows in facts().items()}
-    assert added == {**dict.fromkeys(added, 0), MADE.get(path, "ledger_entries"): 1}
 
 
 def outcomes() -> dict[str, float]:
