@@ -189,8 +189,9 @@ def test_a_renewal_that_failed_is_tried_again_before_the_lease_is_over(
     monkeypatch.setattr(leases, "_renew", lambda wanted: results.pop() if results else renew(wanted))
     with monkeypatch.context() as patched:
         patched.setattr(leases, "_pause_seconds", pause_seconds)
-        until(lambda: seen[-2:] == [False, True])
-    assert seen.count(False) == 2
+        until(lambda: seen.count(False) == 2 and seen[-1])
+    failed_at = seen.index(False)
+    assert seen[failed_at : failed_at + 3] == [False, False, True]
     settings.IDEMPOTENCY_LEASE_SECONDS = 6.0
     assert (leases._pause_seconds(is_renewed=True), leases._pause_seconds(is_renewed=False)) == (2.0, 0.2)
 
