@@ -10,11 +10,13 @@ import binascii
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import combinations
 
 from django.core.exceptions import ImproperlyConfigured
 
 from payflow import signing
+from payflow.crypto import mac_keys
 
 DEVELOPMENT_SECRET = "development-only-secret-never-use-it-where-money-is-real"  # noqa: S105
 SECRET_LENGTH_MIN = 32
@@ -65,11 +67,50 @@ def read_sealing_keys(entries: Sequence[str], *, is_production: bool) -> tuple[l
     return list(entries), ""
 
 
+def read_ledger_keys(
+    entries: Sequence[str], *, is_production: bool, other_secrets: Mapping[str, Sequence[str | bytes]]
+) -> tuple[mac_keys.MacKeyring, str]:
+    """Return the keys that authenticate ledger entries, and why they cannot be used or an empty string.
+
+    `other_secrets` are the values of the other settings that hold secrets: no ledger key may be one of them.
+    """
+    seed = hashlib.sha256(f"{DEVELOPMENT_SECRET}-ledger".encode()).digest()
+    development = mac_keys.read_mac_keys([f"development:{signing.to_base64url(seed)}"])
+    if not entries:
+        return development, "is not set" if is_production else ""
+    try:
+        keys = mac_keys.read_mac_keys(entries)
+    except signing.UnusableKeys as error:
+        return development, f"cannot be used: {error}"
+    if not is_production:
+        return keys, ""
+    used = {form: name for name, values in other_secrets.items() for v in values for form in _forms(v)}
+    for position, key in enumerate(keys.keys, 1):
+        if key.secret == seed:
+            return keys, "holds the published development key"
+        if len(set(key.secret)) < _DIFFERENT_BYTES_MIN:
+            return keys, f"is weak: key {position} is not random"
+        if name := next((used[form] for form in _forms(key.secret) if form in used), ""):
+            return keys, f"cannot be used: key {position} is a secret of {name}, too"
+    return keys, ""
+
+
+def _forms(secret: str | bytes) -> set[bytes]:
+    """Return the bytes that a secret stands for: a text may be base64url, with or without padding."""
+    if isinstance(secret, bytes):
+        return {secret, signing.to_base64url(secret).encode()}
+    forms = {secret.encode()}
+    with suppress(ValueError):
+        forms.add(signing.from_base64url(secret.rstrip("=")))
+    return forms
+
+
 def refuse_unsafe_production(
     *,
     secrets: Mapping[str, str],
     receipt_keys_fault: str,
     sealing_keys_fault: str,
+    ledger_keys_fault: str,
     addresses: Mapping[str, str],
     allowed_hosts: Sequence[str],
     debug: bool,
@@ -87,6 +128,8 @@ def refuse_unsafe_production(
         reasons.append(f"RECEIPT_SIGNING_KEYS {receipt_keys_fault}")
     if sealing_keys_fault:
         reasons.append(f"WEBHOOK_SECRET_KEYS {sealing_keys_fault}")
+    if ledger_keys_fault:
+        reasons.append(f"LEDGER_KEYS {ledger_keys_fault}")
     reasons += [f"{name} is not set" for name, value in addresses.items() if not value]
     if debug:
         reasons.append("PAYFLOW_DEBUG is on")

@@ -76,6 +76,23 @@ WEBHOOK_SECRET_KEYS, _SEALING_KEYS_FAULT = safety.read_sealing_keys(
 WEBHOOK_ALLOW_LOCALHOST = env.bool("WEBHOOK_ALLOW_LOCALHOST", default=not IS_PRODUCTION)
 WEBHOOK_ALLOW_HTTP = env.bool("WEBHOOK_ALLOW_HTTP", default=not IS_PRODUCTION)
 
+# --- The ledger -------------------------------------------------------------------------------------------
+
+# The first key makes the MACs of new ledger entries and of the audit's state; all of them verify. MongoDB never
+# has them.
+LEDGER_KEYS, _LEDGER_KEYS_FAULT = safety.read_ledger_keys(
+    env.list("LEDGER_KEYS", default=[]),
+    is_production=IS_PRODUCTION,
+    other_secrets={
+        "DJANGO_SECRET_KEY": [SECRET_KEY, *SECRET_KEY_FALLBACKS],
+        "JWT_SIGNING_KEY": [JWT_SIGNING_KEY, *JWT_SIGNING_KEY_FALLBACKS],
+        "RECEIPT_SIGNING_KEYS": [
+            key.private.private_bytes_raw() for key in RECEIPT_SIGNING_KEYS.keys if key.private
+        ],
+        "WEBHOOK_SECRET_KEYS": WEBHOOK_SECRET_KEYS,
+    },
+)
+
 # --- Who may deposit --------------------------------------------------------------------------------------
 
 DEPOSITS_OPEN = env.bool("DEPOSITS_OPEN", default=not IS_PRODUCTION)
@@ -140,6 +157,7 @@ if IS_PRODUCTION:
         },
         receipt_keys_fault=_RECEIPT_KEYS_FAULT,
         sealing_keys_fault=_SEALING_KEYS_FAULT,
+        ledger_keys_fault=_LEDGER_KEYS_FAULT,
         addresses={"MONGODB_URI": MONGODB_URI, "REDIS_URL": REDIS_URL},
         allowed_hosts=env.list("ALLOWED_HOSTS", default=[]),
         debug=DEBUG,
@@ -153,3 +171,5 @@ elif _RECEIPT_KEYS_FAULT:
     raise ImproperlyConfigured(f"RECEIPT_SIGNING_KEYS {_RECEIPT_KEYS_FAULT}.")
 elif _SEALING_KEYS_FAULT:
     raise ImproperlyConfigured(f"WEBHOOK_SECRET_KEYS {_SEALING_KEYS_FAULT}.")
+elif _LEDGER_KEYS_FAULT:
+    raise ImproperlyConfigured(f"LEDGER_KEYS {_LEDGER_KEYS_FAULT}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -9,17 +10,19 @@ import sys
 import pytest
 from django.conf import settings
 
-from payflow import safety
+from payflow import safety, signing
 from tests import dotenv
 
 SECRET = "s3cr3t-value-that-must-never-be-printed-a"
 OTHER_SECRET = "s3cr3t-value-that-must-never-be-printed-b"
 SEALING_KEY = "s3cr3tOfHooksZg5vX2k9Lr0QmTqW7eYbH3JuNcD4aE="
+LEDGER_KEY = "s3cr3tOfTheLedgerZg5vX2k9Lr0QmTqW7eYbH3JuNE"
 SAFE = {
     "PAYFLOW_ENV": "production",
     "DJANGO_SECRET_KEY": SECRET,
     "JWT_SIGNING_KEY": OTHER_SECRET,
     "RECEIPT_SIGNING_KEYS": f"receipts-1:{'Ab1_' * 10}AbE",
+    "LEDGER_KEYS": f"ledger-1:{LEDGER_KEY}",
     "WEBHOOK_SECRET_KEYS": SEALING_KEY,
     "MONGODB_URI": "mongodb://ledger:s3cr3t-password@db.example/payflow",
     "REDIS_URL": "redis://:s3cr3t-password@cache.example:6379/0",
@@ -31,6 +34,7 @@ sys.argv = ["manage.py", "check"]
 runpy.run_path("manage.py", run_name="__main__")
 """
 PUBLISHED = "development-only-secret-never-use-it-where-money-is-real"
+PUBLISHED_LEDGER_KEY = signing.to_base64url(hashlib.sha256(f"{PUBLISHED}-ledger".encode()).digest())
 PUBLISHED_SEALING_KEY = safety.read_sealing_keys([], is_production=True)[0][0]
 
 
@@ -113,6 +117,33 @@ UNSAFE: list[tuple[dict[str, str | None], str]] = [
         {"WEBHOOK_SECRET_KEYS": f"{SEALING_KEY},{PUBLISHED_SEALING_KEY}"},
         "WEBHOOK_SECRET_KEYS holds the published development key",
     ),
+    ({"LEDGER_KEYS": None}, "LEDGER_KEYS is not set"),
+    ({"LEDGER_KEYS": LEDGER_KEY}, "LEDGER_KEYS cannot be used: key 1 does not have the form key_id:key"),
+    ({"LEDGER_KEYS": "a:s3cr3t"}, "LEDGER_KEYS cannot be used: key 1 is not 32 bytes in base64url"),
+    ({"LEDGER_KEYS": f"a:{LEDGER_KEY}="}, "LEDGER_KEYS cannot be used: key 1 is not 32 bytes in base64url"),
+    ({"LEDGER_KEYS": f"a:{LEDGER_KEY},b:{LEDGER_KEY}"}, "LEDGER_KEYS cannot be used: one key has two names"),
+    ({"LEDGER_KEYS": f"a:{LEDGER_KEY},a:{PUBLISHED_LEDGER_KEY}"}, "two keys have the same name"),
+    (
+        {"LEDGER_KEYS": f"a:{LEDGER_KEY},b:{PUBLISHED_LEDGER_KEY}"},
+        "LEDGER_KEYS holds the published development key",
+    ),
+    ({"LEDGER_KEYS": f"a:{'A' * 43}"}, "LEDGER_KEYS is weak: key 1 is not random"),
+    (
+        {"LEDGER_KEYS": f"a:{LEDGER_KEY},b:{SEALING_KEY.rstrip('=')}"},
+        "LEDGER_KEYS cannot be used: key 2 is a secret of WEBHOOK_SECRET_KEYS, too",
+    ),
+    (
+        {"LEDGER_KEYS": f"a:{LEDGER_KEY}", "RECEIPT_SIGNING_KEYS": f"receipts-1:{LEDGER_KEY}"},
+        "LEDGER_KEYS cannot be used: key 1 is a secret of RECEIPT_SIGNING_KEYS, too",
+    ),
+    (
+        {"DJANGO_SECRET_KEY_FALLBACKS": LEDGER_KEY},
+        "LEDGER_KEYS cannot be used: key 1 is a secret of DJANGO_SECRET_KEY, too",
+    ),
+    (
+        {"JWT_SIGNING_KEY": LEDGER_KEY},
+        "LEDGER_KEYS cannot be used: key 1 is a secret of JWT_SIGNING_KEY, too",
+    ),
     ({"WEBHOOK_ALLOW_LOCALHOST": "true"}, "WEBHOOK_ALLOW_LOCALHOST is on"),
     ({"WEBHOOK_ALLOW_HTTP": "true"}, "WEBHOOK_ALLOW_HTTP is on"),
     ({"WEBHOOKS_PER_USER_MAX": "0"}, "WEBHOOKS_PER_USER_MAX must be from 1 to 1000"),
@@ -180,6 +211,7 @@ def test_names_every_reason_at_once() -> None:
     names = (
         "DJANGO_SECRET_KEY",
         "JWT_SIGNING_KEY",
+        "LEDGER_KEYS",
         "MONGODB_URI",
         "REDIS_URL",
         "PAYFLOW_DEBUG",

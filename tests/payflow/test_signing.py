@@ -246,6 +246,7 @@ def start(environment: str, keys: str | None) -> subprocess.CompletedProcess:
         "REDIS_URL": "redis://127.0.0.1:1",
         "ALLOWED_HOSTS": "api.example.com",
         "RECEIPT_SIGNING_KEYS": keys or "",
+        "LEDGER_KEYS": "ledger-1:s3cr3tOfTheLedgerZg5vX2k9Lr0QmTqW7eYbH3JuNE",
         "WEBHOOK_SECRET_KEYS": "s3cr3tOfHooksZg5vX2k9Lr0QmTqW7eYbH3JuNcD4aE=",
     }
     program = "import payflow.settings as s; print(s.RECEIPT_SIGNING_KEYS.signer.kid)"

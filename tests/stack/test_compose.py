@@ -27,6 +27,7 @@ SECRETS = {
     "DJANGO_SECRET_KEY": "of-these-tests-only-and-long-enough-a",
     "JWT_SIGNING_KEY": "of-these-tests-only-and-long-enough-b",
     "RECEIPT_SIGNING_KEYS": f"receipts-1:{'Ab1_' * 10}AbE",
+    "LEDGER_KEYS": "ledger-1:s3cr3tOfTheLedgerZg5vX2k9Lr0QmTqW7eYbH3JuNE",
     "WEBHOOK_SECRET_KEYS": "s3cr3tOfHooksZg5vX2k9Lr0QmTqW7eYbH3JuNcD4aE=",
 }
 

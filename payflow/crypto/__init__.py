@@ -1,0 +1,1 @@
+"""Cryptography that more than one app uses."""

@@ -1,0 +1,32 @@
+"""The ledger's MACs: entries and the audit's state cannot vouch for each other."""
+
+from __future__ import annotations
+
+from ledger import keys
+
+
+def test_an_entry_is_proved_by_its_hash() -> None:
+    entry = {"hash": "ab" * 32, **keys.entry_mac("ab" * 32)}
+    assert keys.entry_mac_fault(entry) == ""
+    assert "does not fit" in keys.entry_mac_fault({**entry, "hash": "cd" * 32})
+    assert keys.entry_mac_fault({"hash": "ab" * 32}) == "there is no MAC"
+
+
+def test_the_audits_state_is_proved_by_its_values() -> None:
+    stored = keys.audit_mac(["checkpoint", "wal_1", 3, None])
+    assert keys.audit_mac_fault(stored, ["checkpoint", "wal_1", 3, None]) == ""
+    for other in (
+        ["checkpoint", "wal_1", 3],
+        ["state", "wal_1", 3, None],
+        ["checkpoint", "wal_1", "3", None],
+    ):
+        assert "does not fit" in keys.audit_mac_fault(stored, other)
+    assert keys.is_current(stored)
+    assert keys.is_known(stored)
+    assert not keys.is_known({"key_id": "another"})
+
+
+def test_a_mac_for_one_purpose_is_none_for_another() -> None:
+    text = '["x"]'
+    assert "does not fit" in keys.audit_mac_fault(keys.entry_mac(text), ["x"])
+    assert "does not fit" in keys.entry_mac_fault({"hash": text, **keys.audit_mac(["x"])})
