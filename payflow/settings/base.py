@@ -78,8 +78,8 @@ WEBHOOK_ALLOW_HTTP = env.bool("WEBHOOK_ALLOW_HTTP", default=not IS_PRODUCTION)
 
 # --- The ledger -------------------------------------------------------------------------------------------
 
-# The first key makes the MACs of new ledger entries and of the audit's state; all of them verify. MongoDB never
-# has them.
+# The first key makes the MACs of new ledger entries and of the audit's state; all of them verify. MongoDB
+# never has them.
 LEDGER_KEYS, _LEDGER_KEYS_FAULT = safety.read_ledger_keys(
     env.list("LEDGER_KEYS", default=[]),
     is_production=IS_PRODUCTION,
