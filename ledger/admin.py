@@ -10,7 +10,8 @@ from django.utils.safestring import SafeString
 from pymongo import DESCENDING
 
 from ledger.models import EntryRow
-from payflow.admin import StoredRowsAdmin, amount_text, link
+from ledger.selectors import BrokenEntry, entry_in
+from payflow.admin import StoredRowsAdmin, amount_text, link, mark
 
 # The operations that a transaction may have; each is an entry's id.
 TRANSACTION_OPERATIONS = ("debit", "credit", "refund")
@@ -20,12 +21,12 @@ TRANSACTION_OPERATIONS = ("debit", "credit", "refund")
 class EntryAdmin(StoredRowsAdmin):
     """Last written first; searched by operation id, wallet id or transaction id."""
 
-    list_display = ("id", "kind", "amount", "balance", "created_at", "sequence", "wallet")
+    list_display = ("id", "kind", "amount", "balance", "created_at", "sequence", "wallet", "proof")
     search_help_text = "An operation's id, a wallet's id or a transaction's id, exactly."
     search_fields = ("id",)
     fields = (
         "id", "wallet", "sequence", "kind", "amount", "balance", "requested", "contra",
-        "transaction", "reason", "created_at", "previous_hash", "hash",
+        "transaction", "reason", "created_at", "previous_hash", "hash", "key_id", "mac", "proof",
     )  # fmt: skip
 
     def search(self, term: str) -> Q:
@@ -42,6 +43,12 @@ class EntryAdmin(StoredRowsAdmin):
         if "wallet_id" in wanted:
             return [("sequence", DESCENDING)]
         return super().order_of(wanted) if wanted else [("$natural", DESCENDING)]
+
+    @admin.display(description="Hash and MAC")
+    def proof(self, row: EntryRow) -> str:
+        """Whether PayFlow has written it (L8)."""
+        entry = entry_in(row.as_document())
+        return mark(entry.reason) if isinstance(entry, BrokenEntry) else "good"
 
     @admin.display
     def wallet(self, row: EntryRow) -> SafeString:

@@ -1,4 +1,4 @@
-"""The audit: verifies the invariants L1 to L7 (docs/guarantees.md) from what is stored; it changes
+"""The audit: verifies the invariants L1 to L8 (docs/guarantees.md) from what is stored; it changes
 nothing.
 
 Two streams, so that memory does not grow with history: every chain in order of (wallet, sequence), then every
@@ -23,6 +23,7 @@ from typing import Any
 
 from ledger import checkpoints, crosscheck
 from ledger.crosscheck import Transactions
+from ledger.keys import ledger_keys
 from ledger.reading import Progress, Reader
 from ledger.verdict import Tally, Verdict
 from ledger.verification import Document, Fault, entry_faults, link_faults, malformation
@@ -94,7 +95,7 @@ def _walk_chains(
     missing: checkpoints.MissingCheckpoints,
     on_head: Callable[[Document], None],
 ) -> None:
-    """Verify L1, L2 and L3, and add up one side of the sums."""
+    """Verify L1, L2, L3 and L8, and add up one side of the sums."""
     entries = reader.stream(scope, order={"wallet_id": 1, "sequence": 1})
     for _, chain in groupby(entries, key=_wallet_of):
         tally.verdict.wallets += 1
@@ -113,6 +114,7 @@ def _walk_chain(
     previous: Document | None = None
     newest_aged: Document | None = None
     is_linked = True
+    keys = ledger_keys()
     for entry in chain:
         tally.verdict.entries += 1
         if reason := malformation(entry):
@@ -120,7 +122,7 @@ def _walk_chain(
             # Nobody can say what the next entry should follow.
             is_linked = False
             continue
-        for fault in entry_faults(entry):
+        for fault in entry_faults(entry, keys):
             tally.report(fault, entry)
         if is_linked and previous is None:
             missing.meet(entry)

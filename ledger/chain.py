@@ -97,7 +97,7 @@ class Entry:
     hash: str = ""
 
     def to_document(self) -> dict[str, Any]:
-        """Return the entry as MongoDB stores it."""
+        """Return the entry as MongoDB stores it, without the MAC that posting adds."""
         document = dict(zip(_NAMES, _values(self), strict=True))
         document["kind"], document["contra"] = self.kind.value, self.contra.value
         return document
@@ -109,7 +109,7 @@ _values = attrgetter(*_FIELDS)
 
 
 def from_document(document: dict[str, Any]) -> Entry:
-    """Return the entry that a stored document holds. Raises KeyError or ValueError when it holds none."""
+    """Return the entry that a stored document holds, without its MAC. Raises KeyError or ValueError."""
     values = {name: document["_id" if name == "id" else name] for name in _FIELDS}
     values["kind"], values["contra"] = Kind(values["kind"]), Contra(values["contra"])
     return Entry(**values)

@@ -24,6 +24,7 @@ from pymongo.errors import BulkWriteError
 
 from ledger import sealing
 from ledger.documents import AuditState, Checkpoint, LedgerEntry
+from ledger.keys import ledger_keys
 from ledger.reading import committed
 from ledger.verdict import Tally
 from ledger.verification import Document, Fault, entry_faults, malformation
@@ -127,7 +128,7 @@ def entry_fault(checkpoint: Document, entry: Document | None) -> Fault | None:
         return Fault("L1", f"{position} was verified and is gone: the tail was cut, or the entry deleted")
     if reason := malformation(entry):
         return Fault("L1", reason)
-    for fault in entry_faults(entry):
+    for fault in entry_faults(entry, ledger_keys()):
         return fault
     if entry["hash"] != checkpoint["hash"] or entry["balance_minor"] != checkpoint["balance_minor"]:
         return Fault("L1", f"{position} is not the entry that was verified: the chain was computed anew")

@@ -25,6 +25,9 @@ class LedgerEntry(Document):
     created_at = DateTimeField(required=True)
     previous_hash = StringField(required=True)
     hash = StringField(required=True)
+    # A MAC over the hash, and which of LEDGER_KEYS made it: see `ledger/keys.py`.
+    key_id = StringField(required=True)
+    mac = StringField(required=True)
 
     meta = {
         "collection": "ledger_entries",

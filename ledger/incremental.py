@@ -20,6 +20,7 @@ from typing import Any
 from ledger import checkpoints, findings, sealing
 from ledger.crosscheck import Crosscheck, Transactions
 from ledger.documents import LedgerEntry
+from ledger.keys import ledger_keys
 from ledger.reading import Reader, committed
 from ledger.verdict import Tally, Violation
 from ledger.verification import Document, Fault, entry_faults, link_faults, malformation
@@ -92,7 +93,7 @@ def _fault(
         return checkpoints.entry_fault(known, entry if entry["sequence"] == known["sequence"] else None)
     if reason := malformation(entry):
         return Fault("L1", reason)
-    for fault in (*entry_faults(entry), *link_faults(previous, entry)):
+    for fault in (*entry_faults(entry, ledger_keys()), *link_faults(previous, entry)):
         return fault
     return checkpoints.missing_fault(entry, since) if previous is None else None
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from django.conf import settings
 
-from payflow.crypto.mac_keys import MacKeyring
+from payflow.crypto.mac_keys import Mac, MacKeyring
 
 ENTRY = "payflow ledger entry"
 AUDIT = "payflow ledger audit"
@@ -24,15 +24,21 @@ AUDIT = "payflow ledger audit"
 Value = str | int | None
 
 
-def entry_mac(entry_hash: str) -> dict[str, str]:
-    """Return `key_id` and `mac` of an entry, as they are stored beside its hash."""
-    return _keyring().make(entry_hash.encode(), purpose=ENTRY)._asdict()
+def ledger_keys() -> MacKeyring:
+    """Return the keys of this installation."""
+    keyring: MacKeyring = settings.LEDGER_KEYS
+    return keyring
 
 
-def entry_mac_fault(entry: Mapping[str, Any]) -> str:
+def entry_mac(entry_hash: str, keys: MacKeyring) -> Mac:
+    """Return the MAC of an entry; it is stored beside the hash."""
+    return keys.make(entry_hash.encode(), purpose=ENTRY)
+
+
+def entry_mac_fault(entry: Mapping[str, Any], keys: MacKeyring) -> str:
     """Return why the MAC of a stored entry does not prove its hash, or an empty string when it does."""
-    return _keyring().find_fault(
-        str(entry.get("hash")).encode("utf-8", "replace"),
+    return keys.find_fault(
+        entry["hash"].encode("utf-8", "replace"),
         key_id=entry.get("key_id"),
         mac=entry.get("mac"),
         purpose=ENTRY,
@@ -44,30 +50,25 @@ def audit_mac(values: Sequence[Value]) -> dict[str, str]:
 
     The first value says what the others are, so that a document never passes for one of another kind.
     """
-    return _keyring().make(_encode(values), purpose=AUDIT)._asdict()
+    return ledger_keys().make(_encode(values), purpose=AUDIT)._asdict()
 
 
 def audit_mac_fault(stored: Mapping[str, Any], values: Sequence[Value]) -> str:
     """Return why the MAC in a stored document does not prove these values, or an empty string."""
-    return _keyring().find_fault(
+    return ledger_keys().find_fault(
         _encode(values), key_id=stored.get("key_id"), mac=stored.get("mac"), purpose=AUDIT
     )
 
 
 def is_known(stored: Mapping[str, Any]) -> bool:
     """Say whether the MAC in a stored document names a key that is known here."""
-    return _keyring().is_known(stored.get("key_id"))
+    return ledger_keys().is_known(stored.get("key_id"))
 
 
 def is_current(stored: Mapping[str, Any]) -> bool:
     """Say whether the MAC in a stored document names the key that makes MACs now."""
-    return _keyring().is_first(stored.get("key_id"))
+    return ledger_keys().is_first(stored.get("key_id"))
 
 
 def _encode(values: Sequence[Value]) -> bytes:
     return json.dumps(list(values), separators=(",", ":")).encode()
-
-
-def _keyring() -> MacKeyring:
-    keyring: MacKeyring = settings.LEDGER_KEYS
-    return keyring

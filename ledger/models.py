@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.db import models
 
 from ledger.chain import Kind
@@ -24,6 +26,12 @@ class EntryRow(models.Model):
     created_at = models.DateTimeField()
     previous_hash = models.CharField(max_length=64)
     hash = models.CharField(max_length=64)
+    key_id = models.CharField(max_length=64, null=True)
+    mac = models.CharField(max_length=64, null=True)
+
+    def as_document(self) -> dict[str, Any]:
+        """Return the row as it is stored."""
+        return {field.column: getattr(self, field.attname) for field in self._meta.concrete_fields}
 
     class Meta:
         managed = False

@@ -43,7 +43,7 @@ SUSPICIONS_MAX = 500
 STALE_TICKS = 6
 STALE_SECONDS_MIN = 60.0
 # The chain's own invariants; the others are about transactions, which freeze no wallet.
-CHAIN_INVARIANTS = ("L1", "L2", "L3", "L5")
+CHAIN_INVARIANTS = ("L1", "L2", "L3", "L5", "L8")
 
 
 @dataclass(slots=True)

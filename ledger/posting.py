@@ -5,6 +5,8 @@ stay true:
 - an operation id gets at most one entry (`_id` is unique), however often and concurrently it is posted;
 - a chain has no gap and no fork (`wallet_id, sequence` is unique, and two entries of one wallet never travel
   in the same unordered insert, where the second could land without the first);
+- each entry is stored with a MAC, and nothing extends an entry whose MAC or hash does not fit: money that
+  somebody has written into the database cannot be spent, not even before the audit finds it;
 - a process that dies anywhere leaves whole entries or none: posting the same batch again finishes it.
 """
 
@@ -16,6 +18,7 @@ import time
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from pymongo.errors import BulkWriteError
 
@@ -23,9 +26,11 @@ from ledger import selectors
 from ledger.chain import Entry, Posting, extend
 from ledger.documents import LedgerEntry
 from ledger.errors import Contention
+from ledger.keys import entry_mac, ledger_keys
 from ledger.selectors import BrokenEntry
 from payflow import clock
 from payflow.crashpoints import crash_point
+from payflow.crypto.mac_keys import MacKeyring
 from payflow.errors import Transient
 from payflow.mongodb import DUPLICATE_KEY_CODE, collection, unavailable_is_transient
 
@@ -167,9 +172,16 @@ def _insert_in_rounds(chains: Iterable[list[Entry]]) -> tuple[list[Entry], bool]
     return landed, collided
 
 
+def stored_entry(entry: Entry, keys: MacKeyring) -> dict[str, Any]:
+    """Return an entry as MongoDB stores it: with the MAC that proves who has written it."""
+    mac = entry_mac(entry.hash, keys)
+    return {**entry.to_document(), "key_id": mac.key_id, "mac": mac.mac}
+
+
 def _insert(entries: list[Entry], *, ordered: bool) -> list[Entry]:
     """Insert and return those that landed; a duplicate key of either index means "somebody was faster"."""
-    documents = [entry.to_document() for entry in entries]
+    keys = ledger_keys()
+    documents = [stored_entry(entry, keys) for entry in entries]
     try:
         with unavailable_is_transient():
             collection(LedgerEntry).insert_many(documents, ordered=ordered)

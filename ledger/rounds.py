@@ -22,6 +22,7 @@ from typing import Any
 from ledger import checkpoints, findings, sealing
 from ledger.documents import LedgerEntry
 from ledger.incremental import ORDER, Targets, batches, sequence_of, wallet_of
+from ledger.keys import ledger_keys
 from ledger.reading import committed
 from ledger.selectors import heads_pipeline
 from ledger.verdict import Violation
@@ -143,7 +144,7 @@ def _break_in(wallet_id: str, chain: Iterable[Document], begin: int | None) -> V
             faults, link = [], link_faults(previous, entry)
         if reason := malformation(entry):
             faults.append(Fault("L1", reason))
-        for fault in faults or (*entry_faults(entry), *link):
+        for fault in faults or (*entry_faults(entry, ledger_keys()), *link):
             return Violation(fault.invariant, fault.detail, wallet_id, entry["sequence"])
         previous = entry
     return None

@@ -32,7 +32,7 @@ KEYS = Model(
 _AUDIT = {
     "status": "CLEAN",
     "checked_at": "2026-11-23T05:13:30.004Z",
-    "invariants": {f"L{number}": {"holds": True, "violations": 0} for number in range(1, 8)},
+    "invariants": {f"L{number}": {"holds": True, "violations": 0} for number in range(1, 9)},
     "wallets_checked": 10,
     "entries_verified": 30,
     "lag": {"entries": 0, "seconds": 4.2},
@@ -72,7 +72,7 @@ AUDIT = {
         id="getAudit",
         tag=TAG,
         summary="Get the audit's verdict",
-        description="What the continuous audit says of the invariants L1 to L7. For staff.",
+        description="What the continuous audit says of the invariants L1 to L8. For staff.",
         answers={200: Answer(description="The verdict.", body=AuditOutput, examples={"clean": _AUDIT})},
     )
 }

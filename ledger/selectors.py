@@ -1,7 +1,9 @@
 """Reading the ledger: heads, pages, moments.
 
-What is stored may be no entry at all. `read_heads` and `read_entries` answer such a one as a BrokenEntry, so
-that it stops nobody else; it must never pass for an entry that is not there. The others raise Unreadable.
+Invariants:
+- An Entry that is returned was written by PayFlow: its hash covers its content, and its MAC proves the hash.
+- Anything else is a BrokenEntry in `read_heads` and `read_entries`, so that it stops no other wallet. It
+  never counts as an entry that is missing. The other functions raise Unreadable.
 """
 
 from __future__ import annotations
@@ -11,9 +13,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from ledger.chain import Entry, Kind, from_document
+from ledger.chain import Entry, Kind, digest, from_document
 from ledger.documents import LedgerEntry
 from ledger.errors import Unreadable
+from ledger.keys import entry_mac_fault, ledger_keys
 from ledger.reading import LENIENT
 from ledger.verification import malformation
 from payflow.money import INT64_MAX
@@ -24,7 +27,7 @@ HEADS_MAX = 2_000
 
 @dataclass(frozen=True, slots=True)
 class BrokenEntry:
-    """Something is stored where an entry should be, and it is none, or none that another could follow."""
+    """What is stored is no entry of PayFlow's, or one that no other can follow."""
 
     reason: str
 
@@ -42,7 +45,7 @@ def read_heads(wallet_ids: Collection[str]) -> dict[str, Entry | BrokenEntry]:
         heads: dict[str, Entry | BrokenEntry] = {}
         for row in rows:
             if isinstance(row["_id"], str):
-                heads.setdefault(row["_id"], _entry_in(row["head"]))
+                heads.setdefault(row["_id"], entry_in(row["head"]))
             else:
                 # `$in` finds a list that holds the id.
                 heads |= dict.fromkeys(
@@ -75,7 +78,7 @@ def read_entries(operation_ids: Iterable[str]) -> dict[str, Entry | BrokenEntry]
     """Return what is stored of those operations that have an entry."""
     with unavailable_is_transient():
         rows = _stored().find({"_id": {"$in": list(operation_ids)}})
-        return {row["_id"]: _entry_in(row) for row in rows}
+        return {row["_id"]: entry_in(row) for row in rows}
 
 
 def find_entries(operation_ids: Iterable[str]) -> dict[str, Entry]:
@@ -99,7 +102,7 @@ def list_entries(
         query["sequence"] = {"$lt": before_sequence}
     with unavailable_is_transient():
         rows = _stored().find(query).sort("sequence", -1).limit(limit)
-        return [_readable(_entry_in(row)) for row in rows]
+        return [_readable(entry_in(row)) for row in rows]
 
 
 def find_entry_at(*, wallet_id: str, at: datetime) -> Entry | None:
@@ -110,19 +113,25 @@ def find_entry_at(*, wallet_id: str, at: datetime) -> Entry | None:
     order = [("created_at", -1), ("sequence", -1)]
     with unavailable_is_transient():
         row = _stored().find_one({"wallet_id": wallet_id, "created_at": {"$lte": at}}, sort=order)
-    return _readable(_entry_in(row)) if row else None
+    return _readable(entry_in(row)) if row else None
 
 
 def _stored() -> Any:
     return collection(LedgerEntry).with_options(codec_options=LENIENT)
 
 
-def _entry_in(document: dict[str, Any]) -> Entry | BrokenEntry:
+def entry_in(document: dict[str, Any]) -> Entry | BrokenEntry:
+    """Return the entry that a stored document holds, if PayFlow has written it and another can follow."""
     if reason := malformation(document):
         return BrokenEntry(reason)
     if not 0 < document["sequence"] < INT64_MAX:
         return BrokenEntry(f"nothing can follow sequence {document['sequence']}")
-    return from_document(document)
+    entry = from_document(document)
+    if digest(entry) != entry.hash:
+        return BrokenEntry("its hash does not cover it")
+    if reason := entry_mac_fault(document, ledger_keys()):
+        return BrokenEntry(reason)
+    return entry
 
 
 def _readable(entry: Entry | BrokenEntry) -> Entry:

@@ -16,7 +16,7 @@ from payflow import clock
 from payflow.api.describing import TIME
 from payflow.api.fields import FlagField, StrictCharField, StrictSerializer
 
-INVARIANTS = ("L1", "L2", "L3", "L4", "L5", "L6", "L7")
+INVARIANTS = ("L1", "L2", "L3", "L4", "L5", "L6", "L7", "L8")
 FAIL_TRANSACTION_IDS_MAX = 1_000
 FAILURE_TYPE = "How a credit fails: it is refused (ERROR), or does not answer in time (TIMEOUT)."
 _TRANSACTION_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
@@ -129,7 +129,7 @@ class InvariantOutput(serializers.Serializer):
 class ViolationOutput(serializers.Serializer):
     """Where something is broken, and since when it is known."""
 
-    invariant = serializers.CharField(help_text="The invariant, L1 to L7.")
+    invariant = serializers.CharField(help_text="The invariant, L1 to L8.")
     detail = serializers.CharField(help_text="A sentence for people.")
     wallet_id = serializers.CharField(allow_null=True, help_text="The wallet, if it is in one.")
     sequence = serializers.IntegerField(allow_null=True, help_text="The entry in that wallet, if it is one.")

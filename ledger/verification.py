@@ -1,8 +1,8 @@
 """What must be true of ledger entries, as pure functions over stored documents: no database or clock.
 
-`entry_faults` judges an entry alone, `link_faults` against the one before it, `transaction_faults` and
-`agreement_faults` everything that carries one transaction's id. A document that is no entry at all is a
-fault like any other, never an exception.
+`entry_faults` judges a stored entry alone, `content_faults` one that came without its MAC, `link_faults` an
+entry against the one before it, `transaction_faults` and `agreement_faults` everything that carries one
+transaction's id. A document that is no entry at all is a fault like any other, never an exception.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from bson.int64 import Int64
 
 from ledger import chain
 from ledger.chain import GENESIS_HASH, SIGNS, Kind
+from ledger.keys import entry_mac_fault
+from payflow.crypto.mac_keys import MacKeyring
 from payflow.money import AMOUNT_MINOR_MAX
 
 Document = Mapping[str, Any]
@@ -44,6 +46,9 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "transaction_id": (str, NoneType),
     "created_at": (datetime,),
 }
+# Whatever they hold, they are judged as a MAC.
+_MAC_FIELDS = frozenset({"key_id", "mac"})
+_FIELDS = _TYPES.keys() | _MAC_FIELDS
 # What the functions over one transaction's entries read, beside the id.
 LEG_FIELDS = ("kind", "wallet_id", "sequence", "requested_minor", "currency", "created_at")
 _values = itemgetter(*_TYPES)
@@ -80,9 +85,10 @@ class TransactionFact:
 
 def malformation(document: Document) -> str:
     """Say why a document is no ledger entry, or return an empty string."""
-    if document.keys() != _TYPES.keys():
-        missing, extra = sorted(_TYPES.keys() - document.keys()), sorted(document.keys() - _TYPES.keys())
-        return f"fields missing: {missing}, fields unknown: {extra}"
+    if document.keys() != _FIELDS:
+        missing, extra = sorted(_TYPES.keys() - document.keys()), sorted(document.keys() - _FIELDS)
+        if missing or extra:
+            return f"fields missing: {missing}, fields unknown: {extra}"
     if wrong := _wrongly_typed(tuple(_TYPES), tuple(map(type, _values(document)))):
         return f"wrong type: {', '.join(wrong)}"
     if document["kind"] not in _SIGNS:
@@ -95,8 +101,15 @@ def _wrongly_typed(names: tuple[str, ...], types: tuple[type, ...]) -> list[str]
     return [name for name, type_ in zip(names, types, strict=True) if type_ not in _TYPES[name]]
 
 
-def entry_faults(entry: Document) -> Iterator[Fault]:
-    """Yield what is wrong with a well-formed entry in itself (L1, L2, L3, L5)."""
+def entry_faults(entry: Document, keys: MacKeyring) -> Iterator[Fault]:
+    """Yield what is wrong with a well-formed entry in itself (L1, L2, L3, L5, L8)."""
+    yield from content_faults(entry)
+    if reason := entry_mac_fault(entry, keys):
+        yield Fault("L8", reason)
+
+
+def content_faults(entry: Document) -> Iterator[Fault]:
+    """Yield what is wrong with a well-formed entry that came without its MAC (L1, L2, L3, L5)."""
     kind, amount, requested = entry["kind"], entry["amount_minor"], entry["requested_minor"]
     if not 0 < requested <= AMOUNT_MINOR_MAX or amount != _SIGNS[kind] * requested:
         yield Fault("L1", f"a {kind} of {requested} cannot move {amount}")

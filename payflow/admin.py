@@ -120,6 +120,11 @@ def amount_text(minor: int, currency: str) -> str:
     return f"{format_amount(minor, currency)}\N{NO-BREAK SPACE}{currency}"
 
 
+def mark(reason: str) -> SafeString:
+    """Return what stands in place of a ledger entry that is not as PayFlow has written it."""
+    return format_html('<strong class="errornote">broken: {}</strong>', reason)
+
+
 def link(page: str, key: object, text: str | None = None) -> SafeString:
     """Return a link to the row `key`; `page` is such as `wallets_walletrow`."""
     return format_html('<a href="{}">{}</a>', reverse(f"admin:{page}_change", args=[quote(key)]), text or key)

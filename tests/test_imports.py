@@ -50,7 +50,7 @@ RANK = {
 }  # fmt: skip
 SUBJECT_RANK = 2
 SUBJECTS_BELOW_SELECTORS = {
-    "ledger": frozenset({"chain", "reading", "verification"}),
+    "ledger": frozenset({"chain", "keys", "reading", "verification"}),
     "transfers": frozenset({"states"}),
 }
 BANNED_NAMES = frozenset({"utils", "util", "helpers", "helper", "common", "misc"})

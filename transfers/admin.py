@@ -11,8 +11,9 @@ from django.http import HttpRequest
 from django.utils.safestring import SafeString
 
 from ledger import selectors as ledger
+from ledger.chain import Entry
 from payflow import clock
-from payflow.admin import StoredRowsAdmin, amount_text, link, table
+from payflow.admin import StoredRowsAdmin, amount_text, link, mark, table
 from transfers import notice_admin, selectors
 from transfers.models import TransactionRow
 from transfers.states import TERMINAL, Status
@@ -145,17 +146,21 @@ class TransactionAdmin(StoredRowsAdmin):
     def entries(self, row: TransactionRow) -> SafeString:
         """The entries of its operations, in the order in which they must come."""
         operations = [f"{row.id}:{operation}" for operation in ("debit", "credit", "refund")]
-        found = ledger.find_entries(operations)
+        found = ledger.read_entries(operations)
         sides = {row.sender_wallet_id: "sender's", row.receiver_wallet_id: "receiver's"}
-        rows = [
-            (
-                link("ledger_entryrow", entry.id, entry.id.rpartition(":")[2]),
-                entry.kind.value,
-                amount_text(entry.amount_minor, entry.currency),
-                amount_text(entry.balance_minor, entry.currency),
-                clock.rfc3339(entry.created_at),
-                link("wallets_walletrow", entry.wallet_id, sides.get(entry.wallet_id)),
-            )
-            for entry in (found[operation] for operation in operations if operation in found)
-        ]
+        rows = [_entry_row(id_, found[id_], sides) for id_ in operations if id_ in found]
         return table(("Operation", "Kind", "Amount", "Balance after", "Time", "Wallet"), rows)
+
+
+def _entry_row(id_: str, entry: Entry | ledger.BrokenEntry, sides: dict[str, str]) -> tuple[Any, ...]:
+    operation = link("ledger_entryrow", id_, id_.rpartition(":")[2])
+    if isinstance(entry, ledger.BrokenEntry):
+        return operation, mark(entry.reason), "-", "-", "-", "-"
+    return (
+        operation,
+        entry.kind.value,
+        amount_text(entry.amount_minor, entry.currency),
+        amount_text(entry.balance_minor, entry.currency),
+        clock.rfc3339(entry.created_at),
+        link("wallets_walletrow", entry.wallet_id, sides.get(entry.wallet_id)),
+    )

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ledger import chain
 from ledger import selectors as ledger
 from ledger.chain import Entry
+from ledger.errors import Unreadable
+from ledger.selectors import BrokenEntry
 from payflow import clock
 from payflow.signing import Key, Keyring, UnusableKeys
 from transfers import receipt_rules, receipts, selectors
@@ -31,8 +32,8 @@ def issue_receipt(*, row: Mapping[str, Any], reader: Reader, keys: Keyring, issu
     """Return {receipt, signature} of an ended transaction. Raises LedgerDisagrees or Transient."""
     own = receipts.disclosed_wallets(row, reader)
     # Heads last, so that none is behind an entry.
-    entries = ledger.find_entries(_operation_ids(row["_id"]))
-    heads = ledger.find_heads(own)
+    entries = _proven(ledger.read_entries(_operation_ids(row["_id"])))
+    heads = _proven(ledger.read_heads(own))
     receipt = receipts.compose(
         row=row,
         entries=entries,
@@ -59,7 +60,7 @@ def compare_with_ledger(*, receipt: Part, key: Key | None) -> Comparison:
     contradictions = []
     if row.get("completed_at") is None or receipts.transaction_part(row) != transaction:
         contradictions.append("The transaction stored here is another one than the receipt shows.")
-    stored = ledger.find_entries(_operation_ids(transaction["id"]))
+    stored = ledger.read_entries(_operation_ids(transaction["id"]))
     shown = {part["id"] for part in receipt["entries"]}
     contradictions += [
         f"The ledger has {id_}, the receipt does not." for id_ in sorted(stored.keys() - shown)
@@ -74,6 +75,16 @@ def compare_with_ledger(*, receipt: Part, key: Key | None) -> Comparison:
     return Comparison(contradictions, notes if is_sealed else [])
 
 
+def _proven(found: Mapping[str, Entry | BrokenEntry]) -> dict[str, Entry]:
+    """Return entries if PayFlow has written all of them. Raises LedgerDisagrees."""
+    entries = {}
+    for id_, entry in found.items():
+        if isinstance(entry, BrokenEntry):
+            raise LedgerDisagrees(f"no receipt over {id_}: {entry.reason}")
+        entries[id_] = entry
+    return entries
+
+
 def _operation_ids(transaction_id: str) -> list[str]:
     return [f"{transaction_id}:{operation}" for operation in OPERATIONS]
 
@@ -85,12 +96,15 @@ def _salts(key: Key) -> Callable[[str], bytes]:
     return receipts.salt_from(secret)
 
 
-def _contradictions(part: Part, entry: Entry | None, salt_of: Callable[[str], bytes] | None) -> Iterator[str]:
+def _contradictions(
+    part: Part, entry: Entry | BrokenEntry | None, salt_of: Callable[[str], bytes] | None
+) -> Iterator[str]:
     if entry is None:
         yield f"The ledger has no {part['id']}."
         return
-    if chain.digest(entry) != entry.hash:
-        yield f"The ledger's {entry.id} was changed: its hash does not cover it."
+    if isinstance(entry, BrokenEntry):
+        yield f"The ledger's {part['id']} is not as PayFlow has written it: {entry.reason}."
+        return
     if receipts.is_disclosed(part):
         is_same = receipts.entry_of(part) == entry
     elif salt_of:
@@ -106,8 +120,12 @@ def _head_contradictions(head: Part) -> Iterator[str]:
     wallet_id, sequence = head["wallet_id"], head["sequence"]
     if sequence == 0:
         return
-    found = ledger.list_entries(wallet_id=wallet_id, limit=1, before_sequence=sequence + 1)
+    try:
+        found = ledger.list_entries(wallet_id=wallet_id, limit=1, before_sequence=sequence + 1)
+    except Unreadable:
+        yield f"Entry {sequence} of {wallet_id} is not as PayFlow has written it."
+        return
     if not found or found[0].sequence != sequence:
         yield f"The ledger has lost entry {sequence} of {wallet_id}."
-    elif head["hash"] != found[0].hash or chain.digest(found[0]) != found[0].hash:
+    elif head["hash"] != found[0].hash:
         yield f"Entry {sequence} of {wallet_id} is no longer the one that the receipt remembers."

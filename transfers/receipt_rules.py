@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import Any
 
 from ledger.chain import GENESIS_HASH, SIGNS, Contra, Entry, Kind
-from ledger.verification import entry_faults, link_faults
+from ledger.verification import content_faults, link_faults
 from payflow import clock
 from payflow.money import EXPONENTS, format_amount
 from payflow.signing import BadSignature, Keyring, from_base64url
@@ -197,7 +197,7 @@ def _entries_faults(receipt: Part) -> Iterator[str]:
 
 def _disclosed_faults(part: Part, operation: str, transaction: Part) -> Iterator[str]:
     entry = entry_of(part)
-    for fault in entry_faults(entry.to_document()):
+    for fault in content_faults(entry.to_document()):
         yield f"The {operation} breaks {fault.invariant}: {fault.detail}."
     if entry.requested_minor != int(transaction["amount_minor"]):
         yield f"The {operation} was asked for {entry.requested_minor} minor units."

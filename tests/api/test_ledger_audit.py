@@ -18,7 +18,7 @@ from tests.ledger.books import rewrite
 from transfers import tasks
 
 PATH = "/ledger/audit"
-INVARIANTS = ["L1", "L2", "L3", "L4", "L5", "L6", "L7"]
+INVARIANTS = ["L1", "L2", "L3", "L4", "L5", "L6", "L7", "L8"]
 
 
 def unfreeze(wallet_id: str, *options: str) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from typing import Any
 
 from ledger import chain
 from ledger.audit import audit
 from ledger.chain import Entry, Kind, Posting
 from ledger.documents import LedgerEntry
+from ledger.keys import entry_mac, ledger_keys
 from ledger.posting import post
 from ledger.verdict import Verdict
 from ledger.verification import TransactionFact
@@ -44,12 +46,33 @@ def stored() -> list[dict[str, Any]]:
 
 
 def rewrite(entry_id: str, *, rehash: bool = False, **changes: Any) -> None:
-    """Tamper with a stored entry; with `rehash` its own hash is made to fit."""
+    """Tamper with a stored entry; with `rehash` its own hash is made to fit, and its MAC as well.
+
+    So what other invariants find is tested without the help of L8, as if somebody had the ledger's key.
+    """
     entries = collection(LedgerEntry)
     document = {**entries.find_one({"_id": entry_id}), **changes}
-    if rehash:
-        document["hash"] = chain.digest_document(document)
-    entries.replace_one({"_id": entry_id}, document)
+    entries.replace_one({"_id": entry_id}, with_mac(rehashed(document)) if rehash else document)
+
+
+def make_old(wallet_id: str) -> None:
+    """Let a chain have begun two hours ago."""
+    previous_hash = chain.GENESIS_HASH
+    for entry in list(collection(LedgerEntry).find({"wallet_id": wallet_id}).sort("sequence", 1)):
+        past = entry["created_at"] - timedelta(hours=2)
+        rewrite(entry["_id"], rehash=True, created_at=past, previous_hash=previous_hash)
+        previous_hash = collection(LedgerEntry).find_one({"_id": entry["_id"]})["hash"]
+
+
+def rehashed(document: dict[str, Any]) -> dict[str, Any]:
+    """Return an entry with the hash that fits: anybody can compute it."""
+    return {**document, "hash": chain.digest_document(document)}
+
+
+def with_mac(document: dict[str, Any]) -> dict[str, Any]:
+    """Return an entry with the MAC that fits its hash: only PayFlow can compute it."""
+    mac = entry_mac(document["hash"], ledger_keys())
+    return {**document, "key_id": mac.key_id, "mac": mac.mac}
 
 
 @dataclass
@@ -117,7 +140,7 @@ class Books:
 
 
 def assert_sound(books: Books | None = None, **options: Any) -> Verdict:
-    """Check L1 to L7 (without `books`, all but L7)."""
+    """Check L1 to L8 (without `books`, all but L7)."""
     verdict = audit(transactions=books, **options)
     assert verdict.is_clean, "\n".join(map(str, verdict.violations))
     return verdict

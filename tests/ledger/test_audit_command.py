@@ -54,7 +54,7 @@ def run(*arguments: str) -> tuple[str, int]:
 def test_a_clean_ledger_exits_0_and_shows_the_sums(paid: dict[str, str]) -> None:
     text, status = run("--expect-settled")
     assert status == 0
-    assert "The audit is clean: L1-L7 hold." in text
+    assert "The audit is clean: L1-L8 hold." in text
     assert "entries 3   wallets 2   transactions 1   in flight 0" in text
     assert "USD: deposits 100.00 - withdrawals 0.00 = balances 100.00 + in flight 0.00" in text
     assert text.isascii()

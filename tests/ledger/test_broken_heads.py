@@ -26,6 +26,10 @@ BREAKS: list[dict[str, Any]] = [
     {"$set": {"balance_minor": "10"}},
     {"$set": {"sequence": 2**63 - 1}},
     {"$set": {"created_at": DatetimeMS(10**15)}},
+    {"$set": {"balance_minor": 1_000_000}},
+    {"$set": {"mac": "0" * 64}},
+    {"$unset": {"mac": "", "key_id": ""}},
+    {"$set": {"key_id": "another"}},
 ]
 
 

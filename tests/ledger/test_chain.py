@@ -24,9 +24,12 @@ from ledger.chain import (
     extend,
     from_document,
 )
+from ledger.posting import stored_entry
 from ledger.verification import entry_faults, link_faults, malformation
 from payflow import money
+from payflow.crypto.mac_keys import read_mac_keys
 
+KEYS = read_mac_keys([f"k:{'Ab1_' * 10}AbE"])
 NOW = datetime(2026, 1, 31, 9, 30, 0, 125_000, tzinfo=UTC)
 amounts = st.integers(1, money.AMOUNT_MINOR_MAX) | st.integers(1, 100)
 moments = st.datetimes(datetime(2020, 1, 1), datetime(2099, 1, 1), timezones=st.just(UTC)).map(  # noqa: DTZ001
@@ -72,9 +75,9 @@ def test_every_posting_becomes_its_entry_or_a_declined_one(postings: list[Postin
 def test_what_it_builds_the_audit_accepts(postings: list[Posting], now: datetime) -> None:
     previous = None
     for entry in extend(None, postings, now):
-        document = entry.to_document()
+        document = stored_entry(entry, KEYS)
         assert malformation(document) == ""
-        assert [*entry_faults(document), *link_faults(previous, document)] == []
+        assert [*entry_faults(document, KEYS), *link_faults(previous, document)] == []
         previous = document
 
 

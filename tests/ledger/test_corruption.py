@@ -8,19 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
 from itertools import pairwise
 from typing import Any
 
 import pytest
 
-from ledger import chain, incremental, monitor
+from ledger import incremental, monitor
 from ledger.audit import audit
 from ledger.documents import Checkpoint, LedgerEntry
 from payflow import clock
 from payflow.ids import new_id
 from payflow.mongodb import collection
-from tests.ledger.books import rewrite
+from tests.ledger.books import make_old, rehashed, rewrite, with_mac
 from tests.transfers.world import balance_of, person, play, start, status_of, wallet_id_of
 from transfers import saga, tasks
 from transfers.facts import StoredTransactions
@@ -252,15 +251,6 @@ def verify_everything() -> None:
     assert monitor.latest().status == "CLEAN"
 
 
-def make_old(wallet_id: str) -> None:
-    """Let a chain have begun two hours ago."""
-    previous_hash = chain.GENESIS_HASH
-    for entry in list(collection(LedgerEntry).find({"wallet_id": wallet_id}).sort("sequence", 1)):
-        past = entry["created_at"] - timedelta(hours=2)
-        rewrite(entry["_id"], rehash=True, created_at=past, previous_hash=previous_hash)
-        previous_hash = collection(LedgerEntry).find_one({"_id": entry["_id"]})["hash"]
-
-
 @pytest.mark.parametrize("at", [1, 3])
 @pytest.mark.parametrize("way", SHOWS_IN_THE_CHAIN, ids=lambda way: way.__name__)
 def test_finds_it_in_what_is_verified_already(
@@ -332,7 +322,7 @@ def test_a_second_settlement_is_told_and_freezes_nobody(world: World) -> None:
         "previous_hash": head["hash"],
         "created_at": clock.now(),
     }
-    collection(LedgerEntry).insert_one({**refund, "hash": chain.digest_document(refund)})
+    collection(LedgerEntry).insert_one(with_mac(rehashed(refund)))
     for _ in range(TICKS_MAX):
         tasks.audit()
     report = monitor.latest()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from ledger import keys
 
+RING = keys.ledger_keys()
+
 
 def test_an_entry_is_proved_by_its_hash() -> None:
-    entry = {"hash": "ab" * 32, **keys.entry_mac("ab" * 32)}
-    assert keys.entry_mac_fault(entry) == ""
-    assert "does not fit" in keys.entry_mac_fault({**entry, "hash": "cd" * 32})
-    assert keys.entry_mac_fault({"hash": "ab" * 32}) == "there is no MAC"
+    entry = {"hash": "ab" * 32, **keys.entry_mac("ab" * 32, RING)._asdict()}
+    assert keys.entry_mac_fault(entry, RING) == ""
+    assert "does not fit" in keys.entry_mac_fault({**entry, "hash": "cd" * 32}, RING)
+    assert keys.entry_mac_fault({"hash": "ab" * 32}, RING) == "there is no MAC"
 
 
 def test_the_audits_state_is_proved_by_its_values() -> None:
@@ -28,5 +30,5 @@ def test_the_audits_state_is_proved_by_its_values() -> None:
 
 def test_a_mac_for_one_purpose_is_none_for_another() -> None:
     text = '["x"]'
-    assert "does not fit" in keys.audit_mac_fault(keys.entry_mac(text), ["x"])
-    assert "does not fit" in keys.entry_mac_fault({"hash": text, **keys.audit_mac(["x"])})
+    assert "does not fit" in keys.audit_mac_fault(keys.entry_mac(text, RING)._asdict(), ["x"])
+    assert "does not fit" in keys.entry_mac_fault({"hash": text, **keys.audit_mac(["x"])}, RING)

@@ -7,6 +7,7 @@ L4  A transaction has at most one settlement: a credit or a refund, never both.
 L5  Per currency: the sum of all entries with contra `clearing` = -(amounts debited and not yet settled).
 L6  Per currency: the sum of newest balances = deposits - withdrawals - in flight.
 L7  Every transaction ends; FAILED after a debit implies a refund. (The saga's to keep: tests/transfers.)
+L8  Every entry carries the MAC of a known ledger key. (tests/ledger/test_forgery.py attacks it.)
 """
 
 from __future__ import annotations

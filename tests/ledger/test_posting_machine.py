@@ -1,6 +1,6 @@
 """Random interleavings of everything that posts, repeats and stale executors included, on the real engine.
 
-After every run L1 to L7 hold, and each wallet holds what a model of one dictionary says.
+After every run L1 to L8 hold, and each wallet holds what a model of one dictionary says.
 """
 
 from __future__ import annotations

@@ -18,6 +18,8 @@ from django.conf import settings
 from ledger import chain, selectors
 from ledger.chain import Entry, Kind, Posting
 from ledger.documents import LedgerEntry
+from ledger.keys import ledger_keys
+from ledger.posting import stored_entry
 from payflow import clock
 from payflow.ids import new_id
 from payflow.mongodb import collection
@@ -84,7 +86,8 @@ def _extend(heads: dict[str, Entry], postings: list[Posting], now: datetime) -> 
         chained = chain.extend(heads[wallet_id], group, now)
         heads[wallet_id] = chained[-1]
         entries += chained
-    return [entry.to_document() for entry in entries]
+    keys = ledger_keys()
+    return [stored_entry(entry, keys) for entry in entries]
 
 
 def _write(rows: list[Row], debits: list[Row], credits_: list[Row]) -> None:

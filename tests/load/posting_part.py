@@ -15,6 +15,7 @@ from django.conf import settings
 from ledger import chain, posting, selectors
 from ledger.chain import Kind, Posting
 from ledger.documents import LedgerEntry
+from ledger.keys import ledger_keys
 from payflow import clock
 from payflow.ids import new_id
 from payflow.mongodb import collection, ensure_indexes
@@ -106,14 +107,14 @@ def _fill(wallet_ids: list[str], count: int, say: Say) -> None:
     stored = collection(LedgerEntry)
     have = stored.estimated_document_count()
     heads = selectors.find_heads(wallet_ids)
-    reported = have
+    reported, keys = have, ledger_keys()
     while have < count:
         now, documents = clock.now(), []
         for wallet_id in wallet_ids:
             wishes = [_wish(wallet_id) for _ in range(FILL_PER_WALLET)]
             entries = chain.extend(heads[wallet_id], wishes, now)
             heads[wallet_id] = entries[-1]
-            documents += [entry.to_document() for entry in entries]
+            documents += [posting.stored_entry(entry, keys) for entry in entries]
         stored.insert_many(documents, ordered=False)
         have += len(documents)
         if have - reported >= 100_000:

@@ -114,6 +114,28 @@ def test_pages_of_wallets_and_entries_show_formatted_amounts(staff: Client, paid
     assert paid["sender_wallet_id"] in entry
 
 
+BROKEN = [
+    ({"mac": "0" * 64}, "broken: the MAC does not fit (key &#x27;development&#x27;)"),
+    ({"key_id": "another"}, "broken: the MAC names the key &#x27;another&#x27;, which is not known here"),
+    ({"key_id": None}, "broken: there is no MAC"),
+    ({"balance_minor": 5}, "broken: its hash does not cover it"),
+]
+
+
+@pytest.mark.parametrize(("change", "reason"), BROKEN)
+def test_an_entry_that_payflow_has_not_written_is_marked(
+    staff: Client, paid: dict[str, Any], change: dict[str, Any], reason: str
+) -> None:
+    debit = f"{paid['_id']}:debit"
+    assert "broken" not in staff.get(LISTS["ledger_entries"]).content.decode()
+    mongoengine.get_db().ledger_entries.update_one({"_id": debit}, {"$set": change})
+    assert staff.get(LISTS["ledger_entries"]).content.decode().count(reason) == 1
+    assert reason in page_of(staff, "ledger_entries", debit)
+    assert reason in page_of(staff, "transactions", paid["_id"])
+    assert "good" in page_of(staff, "ledger_entries", f"{paid['_id']}:credit")
+    assert "unreadable" in page_of(staff, "wallets", paid["sender_wallet_id"])
+
+
 def test_lists_are_newest_first(staff: Client, paid: dict[str, Any]) -> None:
     later = start(paid["receiver_id"], paid["sender_id"], amount_minor=1)
     assert shown(staff, "transactions") == [later["_id"], paid["_id"]]

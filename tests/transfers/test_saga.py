@@ -354,21 +354,26 @@ def carl() -> str:
     return world.person("carl")
 
 
-def spoil_head(user_id: str) -> Callable[[], None]:
+# A newest entry that is none, and one that PayFlow has not written.
+SPOILS = [{"kind": "X"}, {"mac": "0" * 64}]
+
+
+def spoil_head(user_id: str, spoil: dict[str, str]) -> Callable[[], None]:
     """Make a user's newest entry none; return what mends it."""
     wallet = world.wallet_id_of(user_id)
     head = collection(LedgerEntry).find_one({"wallet_id": wallet}, sort=[("sequence", -1)])
-    collection(LedgerEntry).update_one({"_id": head["_id"]}, {"$set": {"kind": "X"}})
+    collection(LedgerEntry).update_one({"_id": head["_id"]}, {"$set": spoil})
     return lambda: collection(LedgerEntry).replace_one({"_id": head["_id"]}, head)
 
 
+@pytest.mark.parametrize("spoil", SPOILS)
 @pytest.mark.parametrize("is_frozen", [True, False])
 def test_a_receiver_whose_ledger_is_broken_stops_nobody_else(
-    alice: str, bob: str, carl: str, is_frozen: bool
+    alice: str, bob: str, carl: str, is_frozen: bool, spoil: dict[str, str]
 ) -> None:
     wallet_services.deposit(user_id=bob, currency="USD", amount_minor=5, key=None)
     to_bob, to_carl = world.start(alice, bob, 100), world.start(alice, carl, 200)
-    mend = spoil_head(bob)
+    mend = spoil_head(bob, spoil)
     if is_frozen:
         wallet_services.freeze_broken_wallet(world.wallet_id_of(bob))
     world.play(to_bob, to_carl)
@@ -379,12 +384,15 @@ def test_a_receiver_whose_ledger_is_broken_stops_nobody_else(
     assert (world.balance_of(alice), world.balance_of(bob), world.balance_of(carl)) == (9_800, 5, 200)
 
 
-def test_a_credit_that_was_decided_waits_for_a_broken_ledger(alice: str, bob: str, carl: str) -> None:
+@pytest.mark.parametrize("spoil", SPOILS)
+def test_a_credit_that_was_decided_waits_for_a_broken_ledger(
+    alice: str, bob: str, carl: str, spoil: dict[str, str]
+) -> None:
     wallet_services.deposit(user_id=bob, currency="USD", amount_minor=5, key=None)
     to_bob, to_carl = world.start(alice, bob, 100), world.start(alice, carl, 200)
     saga.debit([to_bob, to_carl])
     collection(Transaction).update_one({"_id": to_bob}, {"$set": {"settlement": "CREDIT"}})
-    mend = spoil_head(bob)
+    mend = spoil_head(bob, spoil)
     world.play(to_bob, to_carl)
     assert (world.status_of(to_bob), world.status_of(to_carl)) == (Status.DEBITED, Status.COMPLETED)
     mend()

@@ -2,7 +2,7 @@
 
 L1 chains without gap, balances and hashes that follow. L2 no balance below zero. L3 one entry an operation.
 L4 one settlement a transaction. L5 clearing is what is debited and not settled. L6 balances are deposits
-less withdrawals less what is in flight. L7 every transaction ends.
+less withdrawals less what is in flight. L7 every transaction ends. L8 every entry carries its MAC.
 
 Hypothesis plays deposits, withdrawals, transfers, repeats under the same key, every step on any transactions
 at any time, steps that are overtaken in the middle by other executors, steps that die in the middle, frozen

@@ -101,7 +101,7 @@ def _money_lines(report: Report) -> Iterator[str]:
     if report.audit:
         verdict = "clean" if report.audit.get("clean") else "NOT clean"
         counted = f"{report.audit.get('entries')} entries of {report.audit.get('wallets')} wallets"
-        yield f"Audit L1-L7: {verdict}, {counted}"
+        yield f"Audit L1-L8: {verdict}, {counted}"
     yield "Money created or lost: " + _amounts(report.money_gained_minor)
 
 

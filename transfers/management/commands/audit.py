@@ -1,4 +1,4 @@
-"""`manage.py audit --full`: verify the ledger's invariants L1 to L7, over everything or over one wallet, and
+"""`manage.py audit --full`: verify the ledger's invariants L1 to L8, over everything or over one wallet, and
 compare the ledger with the checkpoints of the continuous audit (which GET /ledger/audit tells of).
 
 Exit status: 0 everything holds, 1 something is violated, 2 the audit could not run.
@@ -90,7 +90,7 @@ class Command(BaseCommand):
             sys.exit(VIOLATED)
 
     def _print(self, verdict: Verdict, *, is_partial: bool) -> None:
-        scope = "L1-L4 and L7 of this wallet" if is_partial else "L1-L7"
+        scope = "L1-L4, L7 and L8 of this wallet" if is_partial else "L1-L8"
         if verdict.is_clean:
             self.stdout.write(self.style.SUCCESS(f"The audit is clean: {scope} hold."))
         else:

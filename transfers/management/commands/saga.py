@@ -141,13 +141,16 @@ def _facts(row: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _entries(transaction_id: str) -> Iterator[tuple[Any, ...]]:
     operations_ = [f"{transaction_id}:{name}" for name in ("debit", "credit", "refund")]
-    found = ledger.find_entries(operations_)
-    for entry in (found[operation] for operation in operations_ if operation in found):
+    found = ledger.read_entries(operations_)
+    for id_ in (operation for operation in operations_ if operation in found):
+        operation, entry = id_.rpartition(":")[2], found[id_]
+        if isinstance(entry, ledger.BrokenEntry):
+            yield operation, f"broken: {entry.reason}", "-", "-", "-", "-", "-"
+            continue
         amount, balance = (
             _amount(minor, entry.currency) for minor in (entry.amount_minor, entry.balance_minor)
         )
         kind = f"{entry.kind.value} ({entry.reason})" if entry.reason else entry.kind.value
-        operation = entry.id.rpartition(":")[2]
         yield operation, kind, amount, balance, entry.wallet_id, entry.sequence, _time(entry.created_at)
 
 
