@@ -17,6 +17,7 @@ from django.test import Client
 from accounts.models import User
 from ledger import posting
 from ledger.chain import Kind, Posting
+from ledger.documents import LedgerEntry
 from payflow import clock
 from payflow.errors import Transient
 from payflow.mongodb import collection
@@ -349,6 +350,15 @@ def test_shows_what_is_broken_too(alice: str, bob: str) -> None:
     assert "\x1b" not in shown
     assert transaction in run("list")
     collection(Transaction).delete_one({"_id": transaction})
+
+
+def test_shows_an_entry_that_payflow_has_not_written(alice: str, bob: str) -> None:
+    transaction = world.start(alice, bob, 100)
+    world.play(transaction)
+    collection(LedgerEntry).update_one({"_id": f"{transaction}:credit"}, {"$set": {"mac": "0" * 64}})
+    shown = run("show", transaction)
+    assert "broken: the MAC does not fit" in shown
+    assert "-1.00 USD" in shown
 
 
 @pytest.mark.parametrize("action", ["show", "retry", "refund"])
