@@ -2,7 +2,8 @@
 
 The dependencies in NEEDED_TO_SERVE decide whether requests should come here: while another is down, every
 instance is without it, and what does not need it still works. Reports, which apps register, say what else an
-operator should know; they make the status "degraded", and requests still come.
+operator should know; they make the status "degraded", and requests still come. A report that cannot be made
+does so, too: its part may be anything but well.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from payflow import mongodb, redisdb
+from django.conf import settings
+
+from payflow import duties, mongodb, redisdb
 from payflow.errors import Transient
 
 DEPENDENCIES: dict[str, Callable[[], None]] = {"mongodb": mongodb.ping, "redis": redisdb.ping}
@@ -28,7 +31,22 @@ class Report:
     facts: dict[str, Any]
 
 
-REPORTS: dict[str, Callable[[], Report]] = {}
+def report_duties() -> Report:
+    """Report how long ago each periodic duty last ran, and how far the machines' clocks differ."""
+    ages = duties.ages()
+    overdue = [name for name, age in ages.items() if age.is_overdue]
+    offset = max((abs(age.offset_seconds) for age in ages.values()), default=0.0)
+    is_skewed = offset > settings.CLOCK_SKEW_SECONDS_MAX
+    facts = {
+        "status": "overdue" if overdue else "skewed" if is_skewed else "up",
+        "overdue": overdue,
+        "ages_seconds": {name: round(age.seconds, 3) for name, age in ages.items()},
+        "clock_offset_seconds": round(offset, 3),
+    }
+    return Report(is_well=not overdue and not is_skewed, facts=facts)
+
+
+REPORTS: dict[str, Callable[[], Report]] = {"duties": report_duties}
 
 
 def check(names: Collection[str]) -> dict[str, str]:
@@ -46,11 +64,11 @@ def _verdict(ping: Callable[[], None]) -> str:
 
 
 def reports() -> dict[str, Report]:
-    """Return each part's report; one that cannot be made now is left out."""
+    """Return each part's report; one that cannot be made now says so, and is not well."""
     made = {}
     for name, report in REPORTS.items():
         try:
             made[name] = report()
         except Transient:
-            continue
+            made[name] = Report(is_well=False, facts={"status": "unknown"})
     return made

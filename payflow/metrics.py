@@ -37,6 +37,12 @@ if _DIRECTORY:
     storage.ValueClass = storage.MultiProcessValue(_process)
 
 BUILD = Gauge("payflow_build", "1, with the version that runs.", ["version"], multiprocess_mode="mostrecent")
+DUTY_AGE = Gauge(
+    "payflow_duty_age_seconds",
+    "How long ago a periodic duty last ran without an error, by MongoDB's clock.",
+    ["duty"],
+    multiprocess_mode="mostrecent",
+)
 AUDIT_CLEAN = Gauge(
     "payflow_ledger_audit_clean", "1: no invariant is known to be broken.", multiprocess_mode="mostrecent"
 )

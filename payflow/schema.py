@@ -31,14 +31,44 @@ READY_MODEL = Model(
         dependencies=record("What is needed to serve.", mongodb=_VERDICT),
     ),
 )
+_SECONDS = {"type": "number", "minimum": 0}
+_DUTIES = {
+    "type": "object",
+    "description": "The periodic work: how long ago each duty last ran without an error.",
+    "properties": {
+        "status": text(
+            "`overdue`: a duty has not run for too long. `skewed`: clocks differ by more than is assumed. "
+            "`unknown`: the report cannot be made now.",
+            enum=["up", "overdue", "skewed", "unknown"],
+        ),
+        "overdue": {
+            "type": "array",
+            "items": {"type": "string"},
+            "description": "The duties that are overdue.",
+        },
+        "ages_seconds": {
+            "type": "object",
+            "description": "By duty, how long ago it last ran, by the database's clock. "
+            "One that never ran counts from when that was first seen.",
+            "additionalProperties": _SECONDS,
+        },
+        "clock_offset_seconds": {
+            **_SECONDS,
+            "description": "How far the clock of a machine that runs duties is from the database's, at most.",
+        },
+    },
+    "required": ["status"],
+}
+_HEALTH = record(
+    "Each dependency; and, while all are up, a report of each part of the system.",
+    status=_STATUS,
+    dependencies=record("Every dependency.", **dict.fromkeys(sorted(DEPENDENCIES), _VERDICT)),
+)
 HEALTH_MODEL = Model(
     "Health",
     {
-        **record(
-            "Each dependency; and, while all are up, a report of each part of the system.",
-            status=_STATUS,
-            dependencies=record("Every dependency.", **dict.fromkeys(sorted(DEPENDENCIES), _VERDICT)),
-        ),
+        **_HEALTH,
+        "properties": {**_HEALTH["properties"], "duties": _DUTIES},
         "additionalProperties": {"type": "object", "description": "What one part says of itself."},
     },
 )
@@ -46,6 +76,12 @@ _WELL = {"status": "ok", "dependencies": {"mongodb": "up"}}
 _ALL_WELL = {
     "status": "ok",
     "dependencies": {"mongodb": "up", "redis": "up"},
+    "duties": {
+        "status": "up",
+        "overdue": [],
+        "ages_seconds": {"recovery": 1.2, "audit": 7.9},
+        "clock_offset_seconds": 0.01,
+    },
     "saga": {"status": "up", "queue_age_seconds": 0.0},
 }
 

@@ -16,7 +16,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from payflow import health, metrics, openapi, schema
+from payflow import duties, health, metrics, openapi, schema
 from payflow.api.describing import described
 from payflow.api.headers import redoc_policy, swagger_policy
 from payflow.api.viewsets import METHODS
@@ -93,6 +93,7 @@ class Metrics(Public):
             raise NotFound("There is nothing at this address.")
         if token and not constant_time_compare(request.headers.get("Authorization", ""), f"Bearer {token}"):
             raise NotAuthenticated("The token is missing or wrong.")
+        duties.export_ages()
         return HttpResponse(metrics.render(), content_type=metrics.CONTENT_TYPE)
 
 

@@ -33,6 +33,7 @@ from accounts import selectors as accounts
 from accounts.unsubscribing import unsubscribe_url
 from payflow import clock, metrics
 from payflow.crashpoints import crash_point
+from payflow.duties import Skipped
 from payflow.errors import Transient
 from payflow.locales import known_locale
 from payflow.mongodb import collection, unavailable_is_transient
@@ -80,7 +81,9 @@ def next_try_seconds(attempts: int, chance: float) -> float:
 
 
 def send_due(*, is_stopping: Callable[[], bool] = lambda: False) -> dict[str, int]:
-    """Send notices that are due; return how many ended how. Raises Transient.
+    """Send notices that are due; return how many ended how.
+
+    Raises Transient; and Skipped while another thread of this process sends.
 
     Up to NOTIFICATIONS_BATCH_MAX, and while it goes well more, for NOTIFICATIONS_SHARE_MAX of the time
     between ticks; no more while transfers come faster than they are made, and none once this process
@@ -89,8 +92,10 @@ def send_due(*, is_stopping: Callable[[], bool] = lambda: False) -> dict[str, in
     Several processes may do so at once: each notice has one holder.
     """
     done: Counter[str] = Counter()
-    if not settings.NOTIFICATIONS_ENABLED or not _one_at_a_time.acquire(blocking=False):
+    if not settings.NOTIFICATIONS_ENABLED:
         return done
+    if not _one_at_a_time.acquire(blocking=False):
+        raise Skipped
     try:
         done[NoticeStatus.UNKNOWN.value] += _give_up_on_the_dead()
         # A slow machine sends fewer mails, not the same ones at others' cost.

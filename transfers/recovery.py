@@ -2,8 +2,8 @@
 
 The only thing that must run for every transaction to finish; messages, the inbox and the chain of tasks
 are accelerators. It drives the saga's own steps, which are safe to repeat, so it may race with anyone: that
-recoveries take turns saves work and decides nothing. One transaction that cannot be driven stops no other,
-and no batch that cannot be finished stops any.
+recoveries take turns (payflow/duties.py) saves work and decides nothing. One transaction that cannot be
+driven stops no other, and no batch that cannot be finished stops any.
 """
 
 from __future__ import annotations
@@ -11,15 +11,13 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from celery.exceptions import SoftTimeLimitExceeded
 from django.conf import settings
-from redis import RedisError
 
 from payflow import clock, metrics, mongodb, redisdb
 from payflow.crashpoints import crash_point
@@ -31,7 +29,6 @@ from transfers.moves import Row, ids_of
 from transfers.states import Status
 
 logger = logging.getLogger(__name__)
-LOCK_KEY = "payflow:recovery-lock"
 IDS_LOGGED_MAX = 20
 
 
@@ -54,22 +51,6 @@ def recover_stalled(*, taken_until: datetime | None = None) -> Report:
     Safe to run anywhere, several times at once. Raises Transient when a server does not answer; what was
     claimed comes up again later.
     """
-    with _turn() as is_ours:
-        return _recover(taken_until) if is_ours else Report()
-
-
-def _due_by(now: datetime, taken_until: datetime | None) -> datetime:
-    """Return since when a transaction must be due to count as stalled.
-
-    Whatever the inbox says, one that is not in it any more must be driven well before it expires.
-    """
-    if taken_until is None:
-        return now
-    stalled = clock.after(taken_until, settings.SAGA_STALLED_AFTER_SECONDS)
-    return min(now, max(stalled, clock.after(now, -settings.SAGA_EXPIRES_AFTER_SECONDS / 2)))
-
-
-def _recover(taken_until: datetime | None) -> Report:
     # First: what they write down waits in no inbox.
     _finish_batches()
     now = clock.now()
@@ -86,6 +67,17 @@ def _recover(taken_until: datetime | None) -> Report:
     return report
 
 
+def _due_by(now: datetime, taken_until: datetime | None) -> datetime:
+    """Return since when a transaction must be due to count as stalled.
+
+    Whatever the inbox says, one that is not in it any more must be driven well before it expires.
+    """
+    if taken_until is None:
+        return now
+    stalled = clock.after(taken_until, settings.SAGA_STALLED_AFTER_SECONDS)
+    return min(now, max(stalled, clock.after(now, -settings.SAGA_EXPIRES_AFTER_SECONDS / 2)))
+
+
 def _finish_batches() -> None:
     """Finish batches that are due. Transactions are driven whatever is wrong with these."""
     try:
@@ -97,27 +89,6 @@ def _finish_batches() -> None:
         return
     if finished:
         logger.info("stalled batches finished", extra={"count": finished})
-
-
-@contextmanager
-def _turn() -> Iterator[bool]:
-    """Say whether it is this recovery's turn. In doubt it is: the lock saves work, nothing rests on it."""
-    lock = redisdb.client().lock(LOCK_KEY, timeout=settings.RECOVERY_LOCK_SECONDS, thread_local=False)
-    try:
-        is_ours = lock.acquire(blocking=False) or not _is_held()
-    except RedisError:
-        is_ours = True
-    try:
-        yield is_ours
-    finally:
-        with suppress(RedisError):  # the lock has run out, is another's by now, or was never had
-            lock.release()
-
-
-def _is_held() -> bool:
-    """Say whether somebody holds the lock for a while yet; a key that stays for ever is no lock of ours."""
-    left_ms: Any = redisdb.client().pttl(LOCK_KEY)
-    return 0 < left_ms <= settings.RECOVERY_LOCK_SECONDS * 1000
 
 
 def _claim(rows: list[Row], now: datetime) -> tuple[list[Row], int]:

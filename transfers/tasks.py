@@ -17,6 +17,7 @@ from django.conf import settings
 from ledger import monitor
 from payflow.celery import is_stopping
 from payflow.crashpoints import crash_point
+from payflow.duties import DutyTask
 from payflow.errors import Transient
 from transfers import inbox, notices, postman, recovery, saga, states
 from transfers.errors import CreditTimeout
@@ -131,7 +132,7 @@ def tell_failed_refunds(transaction_ids: list[str]) -> None:
     saga.announce_failed_refunds(transaction_ids)
 
 
-@shared_task(name="transfers.recover")
+@shared_task(name="transfers.recover", base=DutyTask)
 def recover() -> None:
     """Beat's task: re-drive what has stalled, and start a chain if what waits in the inbox has none."""
     try:
@@ -145,19 +146,19 @@ def recover() -> None:
             start_saga()
 
 
-@shared_task(name="transfers.audit")
+@shared_task(name="transfers.audit", base=DutyTask)
 def audit() -> None:
     """Beat's task: verify what is new in the ledger, and freeze the wallets whose chain is broken."""
     monitor.tick(transactions=StoredTransactions(), freeze=wallets.freeze_broken_wallet)
 
 
-@shared_task(name="notifications.send")
+@shared_task(name="notifications.send", base=DutyTask)
 def send_notices() -> None:
     """Beat's task: send the e-mails that are due, as long as this worker is not told to stop."""
     postman.send_due(is_stopping=is_stopping)
 
 
-@shared_task(name="notifications.remove_old")
+@shared_task(name="notifications.remove_old", base=DutyTask)
 def remove_old_notices() -> None:
     """Beat's task: remove what nobody asks about any more."""
     notices.remove_old()

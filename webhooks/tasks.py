@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from celery import shared_task
 
+from payflow.duties import DutyTask
 from webhooks import nudge, sweep, turns
 
 
@@ -19,13 +20,13 @@ def spread(subscription_ids: list[str]) -> None:
     nudge.spread(subscription_ids)
 
 
-@shared_task(name="webhooks.sweep")
+@shared_task(name="webhooks.sweep", base=DutyTask)
 def sweep_due() -> None:
     """Beat's task: find what is due."""
     sweep.sweep()
 
 
-@shared_task(name="webhooks.remove_old")
+@shared_task(name="webhooks.remove_old", base=DutyTask)
 def remove_old() -> None:
     """Beat's task: remove deliveries that ended long ago."""
     sweep.remove_old()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,16 @@ JWT_SIGNING_KEY = env.str(
 )
 # Keys that verify tokens and sign none: the former ones, and the next one (docs/operations.md).
 JWT_SIGNING_KEY_FALLBACKS = env.list("JWT_SIGNING_KEY_FALLBACKS", default=[])
-# How far the clocks of our machines may differ.
-JWT_LEEWAY_SECONDS = env.int("JWT_LEEWAY_SECONDS", default=5)
-safety.refuse_out_of_range([("JWT_LEEWAY_SECONDS", JWT_LEEWAY_SECONDS, 0, 60)])
+# How far the clocks of our machines may differ (docs/guarantees.md). Whatever compares a time of one machine
+# with the clock of another leaves room for this.
+CLOCK_SKEW_SECONDS_MAX = env.float("CLOCK_SKEW_SECONDS_MAX", default=10.0)
+JWT_LEEWAY_SECONDS = env.int("JWT_LEEWAY_SECONDS", default=math.ceil(CLOCK_SKEW_SECONDS_MAX))
+safety.refuse_out_of_range(
+    [
+        ("CLOCK_SKEW_SECONDS_MAX", CLOCK_SKEW_SECONDS_MAX, 0, 15),
+        ("JWT_LEEWAY_SECONDS", JWT_LEEWAY_SECONDS, 0, 60),
+    ]
+)
 
 # --- Receipts ---------------------------------------------------------------------------------------------
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from math import inf
+from typing import NamedTuple
 
 from payflow import safety
 from payflow.settings.base import IS_PRODUCTION, REDIS_URL, env
@@ -114,43 +116,52 @@ CELERY_BROKER_TRANSPORT_OPTIONS = {
 DUPLICATE_MESSAGES = not IS_PRODUCTION and env.bool("PAYFLOW_DUPLICATE_MESSAGES", default=False)
 # A request that finds the broker gone gives up within a second: recovery starts the saga later.
 CELERY_TASK_PUBLISH_RETRY = False
+
+
+# --- Periodic duties --------------------------------------------------------------------------------------
+
+
+class Duty(NamedTuple):
+    """A task that must run again and again, at most this far apart."""
+
+    task: str
+    every_seconds: float
+
+
+# Each has an age in /health and /metrics (payflow/duties.py).
+DUTIES = {
+    "recovery": Duty("transfers.recover", RECOVERY_EVERY_SECONDS),
+    "notifications": Duty("notifications.send", NOTIFICATIONS_EVERY_SECONDS),
+    "notification_removal": Duty("notifications.remove_old", 600.0),
+    "audit": Duty("transfers.audit", AUDIT_EVERY_SECONDS),
+    "webhook_sweep": Duty("webhooks.sweep", WEBHOOK_SWEEP_EVERY_SECONDS),
+    "webhook_removal": Duty("webhooks.remove_old", 600.0),
+}
+# Beat asks at least so often; whether a run is due, the claim decides. So a lost message delays a duty by no
+# more than this.
+DUTY_TICK_SECONDS_MAX = 60.0
+# /health says "degraded" when a duty has not run for three intervals, and for at least so long.
+DUTY_OVERDUE_SECONDS_MIN = env.float("DUTY_OVERDUE_SECONDS_MIN", default=60.0)
+# No `expires`: it would compare beat's clock with a worker's.
 CELERY_BEAT_SCHEDULE = {
-    "recover-stalled-transactions": {
-        "task": "transfers.recover",
-        "schedule": RECOVERY_EVERY_SECONDS,
-        "options": {"expires": 3 * RECOVERY_EVERY_SECONDS},
-    },
-    "send-notifications": {
-        "task": "notifications.send",
-        "schedule": NOTIFICATIONS_EVERY_SECONDS,
-        "options": {"expires": NOTIFICATIONS_EVERY_SECONDS},
-    },
-    "remove-old-notifications": {
-        "task": "notifications.remove_old",
-        "schedule": 600.0,
-        "options": {"expires": 600.0},
-    },
-    "audit-what-is-new": {
-        "task": "transfers.audit",
-        "schedule": AUDIT_EVERY_SECONDS,
-        "options": {"expires": AUDIT_EVERY_SECONDS},
-    },
-    "sweep-webhook-deliveries": {
-        "task": "webhooks.sweep",
-        "schedule": WEBHOOK_SWEEP_EVERY_SECONDS,
-        "options": {"expires": 3 * WEBHOOK_SWEEP_EVERY_SECONDS},
-    },
-    "remove-old-webhook-deliveries": {
-        "task": "webhooks.remove_old",
-        "schedule": 600.0,
-        "options": {"expires": 600.0},
-    },
+    name: {
+        "task": duty.task,
+        "schedule": min(duty.every_seconds, DUTY_TICK_SECONDS_MAX),
+        # Due as soon as beat starts.
+        "last_run_at": datetime(2000, 1, 1, tzinfo=UTC),
+    }
+    for name, duty in DUTIES.items()
 }
 
 # Posting takes no larger batch; a message that comes again while its task still runs is work done twice.
 safety.refuse_out_of_range(
     [
         ("SAGA_BATCH_MAX", SAGA_BATCH_MAX, 1, 1_000),
+        ("RECOVERY_EVERY_SECONDS", RECOVERY_EVERY_SECONDS, 0.1, 60),
+        ("RECOVERY_LOCK_SECONDS", RECOVERY_LOCK_SECONDS, 0.1, 60),
+        ("NOTIFICATIONS_EVERY_SECONDS", NOTIFICATIONS_EVERY_SECONDS, 0.1, 3_600),
+        ("AUDIT_EVERY_SECONDS", AUDIT_EVERY_SECONDS, 0.1, 3_600),
+        ("DUTY_OVERDUE_SECONDS_MIN", DUTY_OVERDUE_SECONDS_MIN, 1, 3_600),
         ("EVENTS_STREAM_LENGTH_MAX", EVENTS_STREAM_LENGTH_MAX, 100, 10_000_000),
         ("AUDIT_NEW_ENTRIES_MAX", AUDIT_NEW_ENTRIES_MAX, 1, inf),
         ("AUDIT_OLD_ENTRIES_MAX", AUDIT_OLD_ENTRIES_MAX, 1, inf),

@@ -13,7 +13,7 @@ from django.conf import LazySettings
 from prometheus_client.parser import text_string_to_metric_families
 
 from ledger.documents import LedgerEntry
-from payflow import clock
+from payflow import clock, duties
 from payflow.mongodb import collection
 from tests.api.client import Api, Party, assert_problem
 from tests.ledger.books import rewrite
@@ -133,3 +133,12 @@ def test_adds_up_the_processes_that_share_a_folder(tmp_path: Path, processes: in
     lines = done.stdout.splitlines()
     assert "payflow_transactions_recovered_total 6.0" in lines
     assert "payflow_ledger_audit_clean 0.0" in lines
+
+
+def test_the_age_of_a_duty_grows_while_mongodb_is_silent(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = sample("payflow_duty_age_seconds", duty="audit")
+    request.getfixturevalue("mongodb_down")
+    monkeypatch.setattr(duties._seen, "at", duties._seen.at - 1_000)
+    assert sample("payflow_duty_age_seconds", duty="audit") > before + 999

@@ -41,14 +41,17 @@ def test_the_root_refuses_a_host_that_is_not_ours(anyone: Api, host: str) -> Non
 # --- Health -----------------------------------------------------------------------------------------------
 
 
-def test_healthy_while_every_dependency_answers(anyone: Api) -> None:
+def test_healthy_while_every_dependency_answers(anyone: Api, settings: LazySettings) -> None:
     response = anyone.get("/health")
+    body = response.json()
+    told = body.pop("duties")
     reports = {
         "saga": {"status": "up", "queue_age_seconds": 0.0},
         "notifications": {"status": "up", "overdue_seconds": 0.0},
         "webhooks": {"status": "up", "queue_age_seconds": 0.0},
     }
-    assert (response.status_code, response.json()) == (200, HEALTHY | reports)
+    assert (response.status_code, body) == (200, HEALTHY | reports)
+    assert (told["status"], told["overdue"], set(told["ages_seconds"])) == ("up", [], set(settings.DUTIES))
     assert "Retry-After" not in response
 
 

@@ -169,7 +169,7 @@ def test_what_ended_long_ago_is_removed(
     settings.NOTIFICATIONS_RETENTION_DAYS = 7
     for ids, at in ((everything[:5], old), (everything[5:7], recent)):
         collection(Notice).update_many({"_id": {"$in": ids}}, {"$set": {"finished_at": at}})
-    app.tasks[settings.CELERY_BEAT_SCHEDULE["remove-old-notifications"]["task"]]()
+    app.tasks[settings.CELERY_BEAT_SCHEDULE["notification_removal"]["task"]]()
     assert [row["_id"] for row in collection(Notice).find().sort("_id", 1)] == everything[5:]
     assert notices.remove_old() == 0
 

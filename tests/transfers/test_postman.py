@@ -251,11 +251,11 @@ def test_nothing_is_sent_while_notifications_are_off(
 
 
 def test_beat_has_a_worker_send_them(sink: Sink, failed: str) -> None:
-    beat = settings_.CELERY_BEAT_SCHEDULE["send-notifications"]
+    beat = settings_.CELERY_BEAT_SCHEDULE["notifications"]
     with start_worker(
         app, pool="solo", queues=["payflow-notifications"], perform_ping_check=False, shutdown_timeout=30
     ):
-        app.send_task(beat["task"], **beat["options"])
+        app.send_task(beat["task"])
         eventually(lambda: only()["status"] == "SENT")
     assert len(sink.mails) == 1
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 from django.conf import LazySettings
 
-from payflow import clock, mongodb, redisdb
+from payflow import clock, mongodb
 from payflow.errors import Transient
 from payflow.mongodb import collection
 from tests.transfers import world
@@ -120,65 +119,6 @@ def test_what_has_ended_needs_no_attention(alice: str, bob: str) -> None:
     recovery.recover_stalled()
     row = world.row_of(transaction)
     assert (row["status"], row["needs_attention"], row["attempts"]) == ("COMPLETED", False, 21)
-
-
-# --- Whose turn it is -------------------------------------------------------------------------------------
-
-
-def test_leaves_the_field_to_a_recovery_at_work(alice: str, bob: str) -> None:
-    (transaction,) = world.start_due(alice, bob, 1)
-    redisdb.client().set(recovery.LOCK_KEY, "another", px=4_000)
-    assert recovery.recover_stalled() == Report()
-    assert world.row_of(transaction)["attempts"] == 0
-    assert redisdb.client().get(recovery.LOCK_KEY) == "another"
-
-
-def test_gives_its_turn_back(alice: str, bob: str) -> None:
-    for _ in range(2):
-        assert recovery.recover_stalled() == Report()
-    assert redisdb.client().exists(recovery.LOCK_KEY) == 0
-
-
-def test_takes_its_turn_when_the_other_one_died(alice: str, bob: str) -> None:
-    (transaction,) = world.start_due(alice, bob, 1)
-    redisdb.client().set(recovery.LOCK_KEY, "dead", px=50)
-    threading.Event().wait(0.1)
-    recovery.recover_stalled()
-    assert world.status_of(transaction) is Status.COMPLETED
-
-
-def _without_expiry() -> None:
-    redisdb.client().set(recovery.LOCK_KEY, "for ever")
-
-
-def _held_for_a_year() -> None:
-    redisdb.client().set(recovery.LOCK_KEY, "long", ex=365 * 86_400)
-
-
-def _of_another_type() -> None:
-    redisdb.client().rpush(recovery.LOCK_KEY, "list")
-
-
-@pytest.mark.parametrize("spoil", [_without_expiry, _held_for_a_year, _of_another_type])
-def test_runs_when_the_lock_cannot_be_what_it_should(alice: str, bob: str, spoil: Callable[[], None]) -> None:
-    (transaction,) = world.start_due(alice, bob, 1)
-    spoil()
-    recovery.recover_stalled()
-    assert world.status_of(transaction) is Status.COMPLETED
-
-
-def test_runs_when_its_turn_is_lost_meanwhile(alice: str, bob: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    (transaction,) = world.start_due(alice, bob, 1)
-    real = saga.debit
-
-    def debit(ids: list[str], **options: Any) -> list[str]:
-        redisdb.client().set(recovery.LOCK_KEY, "another", px=4_000)
-        return real(ids, **options)
-
-    monkeypatch.setattr(saga, "debit", debit)
-    recovery.recover_stalled()
-    assert world.status_of(transaction) is Status.COMPLETED
-    assert redisdb.client().get(recovery.LOCK_KEY) == "another"
 
 
 def test_without_redis_it_moves_what_it_can(alice: str, bob: str, redis_down: None) -> None:

@@ -113,13 +113,9 @@ def _assert_all_ended_once(expected: dict[str, str], told: list[str]) -> None:
     call_command("audit", expect_settled=True, verbosity=0)
 
 
-def test_four_recoveries_at_once_end_everything_once(
-    stalled: dict[str, str], settings: LazySettings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Without the lock, in batches that overlap."""
+def test_four_recoveries_at_once_end_everything_once(stalled: dict[str, str], settings: LazySettings) -> None:
+    """In batches that overlap."""
     settings.RECOVERY_BATCH_MAX = 30
-    monkeypatch.setattr(recovery, "LOCK_KEY", "")
-    monkeypatch.setattr(recovery, "_is_held", lambda: False)
     together = threading.Barrier(4)
     errors: list[BaseException] = []
 
@@ -149,11 +145,8 @@ def _recover_in_a_process_of_its_own(may_go: Any) -> None:
         recovery.recover_stalled()
 
 
-def test_four_processes_taking_turns_end_everything_once(
-    stalled: dict[str, str], settings: LazySettings
-) -> None:
-    """With a lock that is shorter than a batch takes, so that turns overlap too."""
-    settings.RECOVERY_BATCH_MAX, settings.RECOVERY_LOCK_SECONDS = 30, 0.2
+def test_four_processes_at_once_end_everything_once(stalled: dict[str, str], settings: LazySettings) -> None:
+    settings.RECOVERY_BATCH_MAX = 30
     forking = multiprocessing.get_context("fork")
     may_go = forking.Event()
     processes = [forking.Process(target=_recover_in_a_process_of_its_own, args=(may_go,)) for _ in range(4)]
