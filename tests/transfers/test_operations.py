@@ -355,8 +355,10 @@ def test_shows_what_is_broken_too(alice: str, bob: str) -> None:
 def test_shows_an_entry_that_payflow_has_not_written(alice: str, bob: str) -> None:
     transaction = world.start(alice, bob, 100)
     world.play(transaction)
-    collection(LedgerEntry).update_one({"_id": f"{transaction}:credit"}, {"$set": {"mac": "0" * 64}})
+    credit = collection(LedgerEntry).find_one({"_id": f"{transaction}:credit"})
+    collection(LedgerEntry).update_one({"_id": credit["_id"]}, {"$set": {"mac": "0" * 64}})
     shown = run("show", transaction)
+    collection(LedgerEntry).replace_one({"_id": credit["_id"]}, credit)
     assert "broken: the MAC does not fit" in shown
     assert "-1.00 USD" in shown
 
