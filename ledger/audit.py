@@ -26,7 +26,14 @@ from ledger.crosscheck import Transactions
 from ledger.keys import ledger_keys
 from ledger.reading import Progress, Reader
 from ledger.verdict import Tally, Verdict
-from ledger.verification import Document, Fault, entry_faults, link_faults, malformation
+from ledger.verification import (
+    INDEX_MISSING,
+    Document,
+    Fault,
+    entry_faults,
+    link_faults,
+    malformation,
+)
 from payflow import clock
 from payflow.mongodb import unavailable_is_transient
 
@@ -58,7 +65,7 @@ def audit(
         reader = Reader(on_progress)
         reader.expect(scope)
         if not reader.has_unique_index():
-            tally.report(Fault("L1", "the unique index on (wallet_id, sequence) is missing: chains can fork"))
+            tally.report(INDEX_MISSING)
         missing = checkpoints.MissingCheckpoints(
             tally, _complete_since(tally) if against_checkpoints else None
         )

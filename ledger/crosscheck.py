@@ -8,13 +8,15 @@ never moves back.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import groupby, islice
 from typing import Any, Protocol
 
-from ledger.reading import Reader
+from ledger.reading import Reader, after_prefix
 from ledger.verdict import Tally
 from ledger.verification import (
     LEG_FIELDS,
+    ODD_ID,
     TRANSACTION_PREFIX,
     Document,
     Fault,
@@ -26,6 +28,8 @@ from ledger.verification import (
 
 SUSPECTS_MAX = 250
 CONFIRM_ATTEMPTS_MAX = 5
+# So many entries for a transaction are read along with it.
+LEGS_MAX = 4
 
 Legs = Mapping[str, Document]
 
@@ -36,8 +40,22 @@ class Transactions(Protocol):
     def stream(self, *, wallet_id: str | None) -> Iterable[TransactionFact]:
         """Yield every transaction (that names one wallet) in order of its id."""
 
+    def page(self, *, before: str | None, limit: int) -> list[TransactionFact]:
+        """Return up to `limit` transactions with an id below `before`, in descending order of their ids."""
+
+    def has_odd_ids(self) -> bool:
+        """Say whether there are transactions whose id is no text, so that no page shows them."""
+
     def find(self, transaction_ids: Collection[str]) -> dict[str, TransactionFact]:
         """Return those of the transactions that exist."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of the round over transactions: how many it visited; where the next begins, None at the end."""
+
+    visited: int
+    before: str | None
 
 
 class Crosscheck:
@@ -57,7 +75,9 @@ class Crosscheck:
         for transaction_id, fact, legs in self._merged():
             self._count(fact)
             self._add_in_flight(legs)
-            if any(self._faults(fact, legs)):
+            if fact is not None and fact.is_odd:
+                self._tally.report(ODD_ID, transaction_id=fact.id)
+            elif any(self._faults(fact, legs)):
                 suspects.append(transaction_id)
             if len(suspects) >= SUSPECTS_MAX:
                 self._confirm(suspects)
@@ -84,9 +104,34 @@ class Crosscheck:
         legs = {id_: legs_of(entries.get(id_, ())) for id_ in transaction_ids}
         self._confirm([id_ for id_ in transaction_ids if any(self._faults(facts.get(id_), legs[id_]))])
 
+    def next_part(self, *, before: str | None, limit: int) -> Part:
+        """Check the next transactions, and the entries whose ids lie between theirs, from new to old.
+
+        From new to old a round ends however fast transactions are made. Both sides are read by the same range
+        of ids, so that a transaction without entries shows, and entries without a transaction do.
+        """
+        facts: list[TransactionFact] = []
+        if self._transactions is not None:
+            facts = self._transactions.page(before=before, limit=limit)
+        entries_max = limit * LEGS_MAX
+        entries = self._reader.legs_before(before, entries_max)
+        ends = [facts[-1].id] if len(facts) >= limit else []
+        ends += [_transaction_of(entries[-1])] if len(entries) >= entries_max else []
+        end = max(ends, default="")
+        legs = _grouped(entry for entry in entries if entry["_id"] >= end)
+        known = {fact.id: fact for fact in facts if fact.id >= end}
+        suspects = [
+            id_
+            for id_ in {**known, **legs}
+            # The last one's entries may lie on both sides of the end.
+            if id_ == end or any(self._faults(known.get(id_), legs_of(legs.get(id_, ()))))
+        ]
+        self._confirm(suspects)
+        return Part(len(known), end or None)
+
     def _merged(self) -> Iterator[tuple[str, TransactionFact | None, Legs]]:
         """Merge entries and transactions; both come in order of the transaction's id."""
-        query = {"_id": {"$gte": TRANSACTION_PREFIX, "$lt": _after(TRANSACTION_PREFIX)}}
+        query = {"_id": {"$gte": TRANSACTION_PREFIX, "$lt": after_prefix(TRANSACTION_PREFIX)}}
         entries = self._reader.stream(query, order={"_id": 1}, only=LEG_FIELDS)
         facts = (
             iter(self._transactions.stream(wallet_id=None)) if self._transactions is not None else iter(())
@@ -167,11 +212,6 @@ def _grouped(entries: Iterable[Document]) -> dict[str, list[Document]]:
     for entry in entries:
         groups.setdefault(_transaction_of(entry), []).append(entry)
     return groups
-
-
-def _after(prefix: str) -> str:
-    """Return the smallest text behind every text that starts with `prefix`."""
-    return prefix[:-1] + chr(ord(prefix[-1]) + 1)
 
 
 def _batches(items: Iterable[Any]) -> Iterator[list[Any]]:

@@ -63,11 +63,13 @@ def broken_wallets(wallet_ids: Collection[str]) -> set[str]:
     return {row["wallet_id"] for row in collection(Finding).find(query, {"wallet_id": 1})}
 
 
-def broken_transactions() -> list[str]:
-    """Return transactions about which something is open."""
-    query = {"is_open": True, "wallet_id": None, "transaction_id": {"$type": "string"}}
-    rows = collection(Finding).find(query, {"transaction_id": 1}).limit(OPEN_TRANSACTIONS_MAX)
-    return sorted({row["transaction_id"] for row in rows})
+def broken_transactions(*, after: str) -> tuple[list[str], str]:
+    """Return the next transactions about which something is open, and where to go on."""
+    query = {"is_open": True, "wallet_id": None, "transaction_id": {"$type": "string"}, "_id": {"$gt": after}}
+    found = collection(Finding).find(query, {"transaction_id": 1}).sort("_id", 1)
+    rows = list(found.limit(OPEN_TRANSACTIONS_MAX))
+    following = rows[-1]["_id"] if len(rows) == OPEN_TRANSACTIONS_MAX else ""
+    return sorted({row["transaction_id"] for row in rows}), following
 
 
 def list_open(*, limit: int) -> list[dict[str, Any]]:
@@ -100,6 +102,12 @@ def clear_transactions(transaction_ids: Collection[str], *, by: str, now: dateti
 def clear_audit(*, now: datetime) -> int:
     """Close what was open about the audit itself: it runs again."""
     return _clear({"invariant": AUDIT}, "the audit", now)
+
+
+def clear_general(invariant: str, *, now: datetime) -> int:
+    """Close what was open about no wallet and no transaction."""
+    which = {"invariant": invariant, "wallet_id": None, "transaction_id": None}
+    return _clear(which, "the audit", now)
 
 
 def _clear(which: dict[str, Any], by: str, now: datetime) -> int:

@@ -11,19 +11,29 @@ the old one did. Only what a later tick misses as well is reported.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import groupby, islice
 from typing import Any
 
+from django.conf import settings
+
 from ledger import checkpoints, findings, sealing
-from ledger.crosscheck import Crosscheck, Transactions
+from ledger.crosscheck import Crosscheck, Part, Transactions
 from ledger.documents import LedgerEntry
 from ledger.keys import ledger_keys
 from ledger.reading import Reader, committed
 from ledger.verdict import Tally, Violation
-from ledger.verification import Document, Fault, entry_faults, link_faults, malformation
+from ledger.verification import (
+    INDEX_MISSING,
+    ODD_ID,
+    Document,
+    Fault,
+    entry_faults,
+    link_faults,
+    malformation,
+)
 
 BATCH_WALLETS = 100
 BATCH_ENTRIES = 2_000
@@ -121,6 +131,8 @@ class Verifier:
         self._deadline = deadline
         self._suspected = suspected or {}
         self.suspicions: dict[str, Suspicion] = {}
+        # Transactions, each with when it was found wrong.
+        self.suspected_transactions: dict[str, datetime] = {}
         self.verified = 0
         self.news = 0
 
@@ -195,13 +207,47 @@ class Verifier:
         self.suspicions[wallet_id] = Suspicion(max(until, earlier.until if earlier else 0), since)
         return True
 
-    def check_again(self) -> None:
-        """Look again at transactions that were found wrong; clear those that are right now."""
-        ids = findings.broken_transactions()
+    def check_again(self, *, after: str) -> str:
+        """Look again at transactions that were found wrong; clear those that are right now.
+
+        Return where to go on, an empty string at the end.
+        """
+        ids, following = findings.broken_transactions(after=after)
         still = {violation.transaction_id for violation in self._judge_transactions(ids)}
         healed = [id_ for id_ in ids if id_ not in still]
         if healed:
             findings.clear_transactions(healed, by="the audit", now=self._now)
+        return following
+
+    def check_part(self, *, before: str | None) -> Part:
+        """Check the next part of the round over transactions; what is wrong is suspected at first."""
+        limit = min(BATCH_TRANSACTIONS, settings.AUDIT_TRANSACTIONS_MAX)
+
+        def suspect(violation: Violation) -> None:
+            self.suspected_transactions.setdefault(str(violation.transaction_id), self._now)
+
+        return self._crosscheck(suspect).next_part(before=before, limit=limit)
+
+    def check_suspected(self, suspected: Mapping[str, datetime]) -> None:
+        """Report the transactions that an earlier tick found wrong and that are wrong still."""
+        ripe = self._now - timedelta(seconds=MISSING_SECONDS_MIN)
+        for violation in self._judge_transactions(list(suspected)):
+            id_ = str(violation.transaction_id)
+            if suspected[id_] <= ripe:
+                self._report_transaction(violation)
+            else:
+                self.suspected_transactions[id_] = suspected[id_]
+
+    def check_ground(self) -> None:
+        """Report what no round would come upon; clear what was reported of it and is in order again."""
+        reader = Reader(lambda done, total: None)
+        reader.expect({})
+        has_odd_ids = self._transactions is not None and self._transactions.has_odd_ids()
+        for fault, is_there in ((INDEX_MISSING, not reader.has_unique_index()), (ODD_ID, has_odd_ids)):
+            if is_there:
+                self.report(Violation(fault.invariant, fault.detail))
+            else:
+                findings.clear_general(fault.invariant, now=self._now)
 
     def report(self, violation: Violation) -> None:
         """Have a violation written down."""
@@ -210,17 +256,21 @@ class Verifier:
     def _check_transactions(self, transaction_ids: Iterable[str | None]) -> None:
         ids = dict.fromkeys(id_ for id_ in transaction_ids if id_ is not None)
         for violation in self._judge_transactions(list(ids)):
-            # A transaction that contradicts its entries is no reason to freeze a wallet whose chain is sound.
-            self.report(
-                Violation(violation.invariant, violation.detail, transaction_id=violation.transaction_id)
-            )
+            self._report_transaction(violation)
+
+    def _report_transaction(self, violation: Violation) -> None:
+        # A transaction that contradicts its entries is no reason to freeze a wallet whose chain is sound.
+        self.report(Violation(violation.invariant, violation.detail, transaction_id=violation.transaction_id))
 
     def _judge_transactions(self, transaction_ids: list[str]) -> Iterator[Violation]:
         for batch in batches(transaction_ids, BATCH_TRANSACTIONS):
-            tally = Tally(cut=self._now)
-            reader = Reader(lambda done, total: None)
-            Crosscheck(reader, tally, self._transactions, expect_settled=False).these(batch)
-            yield from tally.verdict.violations
+            found: list[Violation] = []
+            self._crosscheck(found.append).these(batch)
+            yield from found
+
+    def _crosscheck(self, on_violation: Callable[[Violation], None]) -> Crosscheck:
+        reader, tally = Reader(lambda done, total: None), Tally(self._now, on_violation)
+        return Crosscheck(reader, tally, self._transactions, expect_settled=False)
 
 
 def _read_chains(ranges: Mapping[str, tuple[int, int]]) -> dict[str, list[Document]]:

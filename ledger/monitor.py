@@ -29,7 +29,7 @@ from ledger.errors import StillBroken
 from ledger.incremental import Suspicion, Targets, Verifier
 from ledger.verdict import Tally, Violation
 from ledger.verification import Document
-from payflow import clock, metrics
+from payflow import clock, health, metrics
 from payflow.mongodb import collection, unavailable_is_transient
 
 logger = logging.getLogger(__name__)
@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 NEW_WALLET_SECONDS = 3_600.0
 COUNT_MS_MAX = 2_000
 LISTED_MAX = 100
+# One over the entries in the order of their chains, one over the transactions from new to old.
+ROUNDS = ("entries", "transactions")
 SUSPICIONS_MAX = 500
 # The verdict is of no use any more when no tick has come for so many intervals.
 STALE_TICKS = 6
@@ -82,7 +84,6 @@ def tick(*, transactions: Transactions | None, freeze: findings.Freeze) -> Tick:
         findings.clear_audit(now=now)
         done = Tick()
         changes = _run(verifier, state, done, now)
-        verifier.check_again()
         done.verified, done.news = verifier.verified, verifier.news
         done.seconds = time.perf_counter() - started
         _store(state, changes, done, now)
@@ -90,6 +91,9 @@ def tick(*, transactions: Transactions | None, freeze: findings.Freeze) -> Tick:
     metrics.AUDIT_CLEAN.set(is_clean)
     metrics.AUDIT_TIMESTAMP.set(now.timestamp())
     metrics.AUDIT_BEHIND.set(done.behind)
+    for name, round_ in changes["position"]["rounds"].items():
+        metrics.AUDIT_ROUND_VISITED.labels(name).set(round_["visited"])
+        metrics.AUDIT_ROUND_BEGAN.labels(name).set(round_["began_at"].timestamp())
     metrics.LEDGER_VERIFIED.inc(done.verified)
     if done.verified or done.news:
         logger.info("ledger audited", extra={**_figures(done), "clean": is_clean})
@@ -108,7 +112,8 @@ def _begin() -> Document:
 
 def _run(verifier: Verifier, state: Document, done: Tick, now: datetime) -> dict[str, Any]:
     """Take the three readings; return what changes in the state."""
-    position = {"wallets": "", "history": None, "round_began_at": now, **state["position"]}
+    position = {"wallets": "", "history": None, "transactions": None, "again": "", **state["position"]}
+    position.setdefault("rounds", {name: new_round(now) for name in ROUNDS})
     suspected = _suspected(state)
     unseen = verifier.verify(
         {id_: suspicion.until for id_, suspicion in suspected.items()},
@@ -124,6 +129,9 @@ def _run(verifier: Verifier, state: Document, done: Tick, now: datetime) -> dict
         left |= verifier.verify(targets, entries_max=settings.AUDIT_NEW_ENTRIES_MAX)
     if verifier.has_time:
         changes |= _take_slice(verifier, state, position, done, now)
+    _take_transactions(verifier, position, now)
+    verifier.check_ground()
+    position["again"] = verifier.check_again(after=position["again"])
     suspicions = {id_: suspected[id_] for id_ in unseen} | verifier.suspicions
     position["suspicions"] = [
         {"wallet_id": id_, "until": suspicion.until, "since": suspicion.since}
@@ -155,15 +163,49 @@ def _take_slice(
     if verifier.verify(part.targets, entries_max=part.entries + 1):
         return {}
     position["history"] = part.position
-    if part.position is not None:
-        return {}
+    began_at = go_on(position, "entries", part.entries, now, at_end=part.position is None)
     # The round is complete: whatever was there when it began has its checkpoint now.
-    began_at, position["round_began_at"] = position["round_began_at"], now
-    if collection(Checkpoint).find_one({}, {"_id": 1}) is None:
+    if began_at is None or collection(Checkpoint).find_one({}, {"_id": 1}) is None:
         return {}
     complete = began_at - timedelta(seconds=NEW_WALLET_SECONDS)
-    position["round_ended_at"] = now
     return {**checkpoints.sealed_state(max(complete, since) if since else complete), **_recount()}
+
+
+def _take_transactions(verifier: Verifier, position: dict[str, Any], now: datetime) -> None:
+    """Check what was suspected, and the next part of the round over transactions."""
+    verifier.check_suspected({row["id"]: row["since"] for row in position.get("suspected_transactions", ())})
+    visited = 0
+    while (
+        verifier.has_time
+        and visited < settings.AUDIT_TRANSACTIONS_MAX
+        and len(verifier.suspected_transactions) < SUSPICIONS_MAX
+    ):
+        part = verifier.check_part(before=position["transactions"])
+        position["transactions"] = part.before
+        visited += part.visited
+        if go_on(position, "transactions", part.visited, now, at_end=part.before is None):
+            break
+    position["suspected_transactions"] = [
+        {"id": id_, "since": since} for id_, since in verifier.suspected_transactions.items()
+    ]
+
+
+def new_round(now: datetime) -> dict[str, Any]:
+    """Return a round that has visited nothing."""
+    return {"began_at": now, "ended_at": None, "visited": 0}
+
+
+def go_on(
+    position: dict[str, Any], name: str, visited: int, now: datetime, *, at_end: bool
+) -> datetime | None:
+    """Count what a round has visited; at its end begin the next, and return when this one began."""
+    round_ = position["rounds"][name]
+    if not at_end:
+        position["rounds"][name] = {**round_, "visited": round_["visited"] + visited}
+        return None
+    position["rounds"][name] = {**new_round(now), "ended_at": now}
+    began_at: datetime = round_["began_at"]
+    return began_at
 
 
 def _recount() -> dict[str, Any]:
@@ -210,6 +252,16 @@ def _figures(done: Tick) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
+class Round:
+    """How far a round has come that verifies everything anew."""
+
+    began_at: datetime | None = None
+    # When the round before it ended.
+    ended_at: datetime | None = None
+    visited: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """What the continuous audit has to say; `violations` are the first LISTED_MAX that are open."""
 
@@ -221,8 +273,8 @@ class Report:
     entries: int
     behind_entries: int
     behind_seconds: float | None
-    round_began_at: datetime | None
-    round_ended_at: datetime | None
+    # By their names, those of ROUNDS.
+    rounds: dict[str, Round]
 
 
 def latest() -> Report:
@@ -252,9 +304,29 @@ def latest() -> Report:
         entries=verdict.get("entries", 0),
         behind_entries=behind,
         behind_seconds=(now - caught_up_at).total_seconds() if is_complete and caught_up_at else None,
-        round_began_at=position.get("round_began_at"),
-        round_ended_at=position.get("round_ended_at"),
+        rounds={name: Round(**position.get("rounds", {}).get(name, {})) for name in ROUNDS},
     )
+
+
+def report_health() -> health.Report:
+    """Say what the audit's verdict is, how old, and how far its rounds are: well when it is CLEAN."""
+    report, now = latest(), clock.now()
+
+    def age(moment: datetime | None) -> float | None:
+        return None if moment is None else round((now - moment).total_seconds(), 3)
+
+    rounds_ = {
+        name: {
+            "visited": round_.visited,
+            "age_seconds": age(round_.began_at),
+            "last_ended_seconds": age(round_.ended_at),
+        }
+        for name, round_ in report.rounds.items()
+    }
+    facts = {"status": report.status, "age_seconds": age(report.checked_at), "rounds": rounds_}
+    # Before its first tick it has nothing to say.
+    is_new = report.status == "UNKNOWN" and report.checked_at is None
+    return health.Report(report.status == "CLEAN" or is_new, facts)
 
 
 def settle_wallet(wallet_id: str, *, by: str, accept: bool) -> int:

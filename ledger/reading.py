@@ -17,7 +17,7 @@ from pymongo.collection import Collection as Stored
 from pymongo.read_concern import ReadConcern
 
 from ledger.documents import LedgerEntry
-from ledger.verification import LEG_FIELDS, Document
+from ledger.verification import LEG_FIELDS, TRANSACTION_PREFIX, Document
 from payflow.mongodb import collection
 
 BATCH_ENTRIES = 1_000
@@ -79,9 +79,20 @@ class Reader:
         ids = [f"{id_}:{operation}" for id_ in transaction_ids for operation in ("debit", "credit", "refund")]
         return list(self._entries.find({"_id": {"$in": ids}}, LEG_FIELDS))
 
+    def legs_before(self, before: str | None, limit: int) -> list[Document]:
+        """Return up to `limit` entries of transactions with an id below `before`, in descending order."""
+        end = after_prefix(TRANSACTION_PREFIX)
+        range_ = {"$gte": TRANSACTION_PREFIX, "$lt": end if before is None else min(before, end)}
+        return list(self._entries.find({"_id": range_}, LEG_FIELDS).sort("_id", -1).limit(limit))
+
     def finish(self) -> None:
         """Tell that all is done."""
         self._on_progress(self._total, self._total)
+
+
+def after_prefix(prefix: str) -> str:
+    """Return the smallest text behind every text that starts with `prefix`."""
+    return prefix[:-1] + chr(ord(prefix[-1]) + 1)
 
 
 def read_ahead(cursor: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:

@@ -36,7 +36,12 @@ _AUDIT = {
     "wallets_checked": 10,
     "entries_verified": 30,
     "lag": {"entries": 0, "seconds": 4.2},
-    "history": {"began_at": "2026-11-23T05:13:20.000Z", "last_ended_at": None},
+    "history": {"began_at": "2026-11-23T05:13:20.000Z", "visited": 30, "last_ended_at": None},
+    "transactions": {
+        "began_at": "2026-11-23T05:13:30.004Z",
+        "visited": 0,
+        "last_ended_at": "2026-11-23T05:13:30.004Z",
+    },
     "broken_wallets": [],
     "violations": [],
 }

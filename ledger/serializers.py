@@ -10,7 +10,7 @@ from typing import Any
 
 from rest_framework import serializers
 
-from ledger.monitor import Report
+from ledger.monitor import Report, Round
 from ledger.simulation import MILLION, FailureType, Simulation
 from payflow import clock
 from payflow.api.describing import TIME
@@ -144,10 +144,11 @@ class LagOutput(serializers.Serializer):
     seconds = serializers.FloatField(allow_null=True, help_text="How long ago everything was verified.")
 
 
-class HistoryOutput(serializers.Serializer):
-    """The round that verifies all of the history anew."""
+class RoundOutput(serializers.Serializer):
+    """A round that verifies everything again."""
 
     began_at = MomentField(allow_null=True, help_text="When the round that runs now began.")
+    visited = serializers.IntegerField(help_text="How many entries, or transactions, it has visited so far.")
     last_ended_at = MomentField(allow_null=True, help_text="When the last round ended.")
 
 
@@ -163,7 +164,10 @@ class AuditOutput(serializers.Serializer):
     wallets_checked = serializers.IntegerField(help_text="How many wallets have been looked at.")
     entries_verified = serializers.IntegerField(help_text="How many ledger entries have been verified.")
     lag = LagOutput(help_text="What is not verified yet.")
-    history = HistoryOutput(help_text="The round that verifies all of the history again.")
+    history = RoundOutput(help_text="The round over all ledger entries.")
+    transactions = RoundOutput(
+        help_text="The round over all transactions, which looks for the entries that each must have."
+    )
     broken_wallets = serializers.ListField(
         child=serializers.CharField(), help_text="The ids of the wallets in which something is broken."
     )
@@ -180,10 +184,8 @@ class AuditOutput(serializers.Serializer):
                 "wallets_checked": report.wallets,
                 "entries_verified": report.entries,
                 "lag": {"entries": report.behind_entries, "seconds": report.behind_seconds},
-                "history": {
-                    "began_at": _time(report.round_began_at),
-                    "last_ended_at": _time(report.round_ended_at),
-                },
+                "history": _round(report.rounds["entries"]),
+                "transactions": _round(report.rounds["transactions"]),
                 "broken_wallets": sorted({v["wallet_id"] for v in report.violations if v["wallet_id"]}),
                 "violations": [{**v, "found_at": _time(v["found_at"])} for v in report.violations],
             }
@@ -192,6 +194,14 @@ class AuditOutput(serializers.Serializer):
 
 def _invariant(violations: int) -> dict[str, Any]:
     return {"holds": violations == 0, "violations": violations}
+
+
+def _round(round_: Round) -> dict[str, Any]:
+    return {
+        "began_at": _time(round_.began_at),
+        "visited": round_.visited,
+        "last_ended_at": _time(round_.ended_at),
+    }
 
 
 def _time(moment: datetime | None) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
@@ -106,10 +107,14 @@ class Verdict:
 
 
 class Tally:
-    """What a running audit adds up. `all` is what was seen, `aged` what is older than `cut`."""
+    """What a running audit adds up. `all` is what was seen, `aged` what is older than `cut`.
 
-    def __init__(self, cut: datetime) -> None:
+    `on_violation` is called with every violation: the verdict keeps only the first of them.
+    """
+
+    def __init__(self, cut: datetime, on_violation: Callable[[Violation], None] | None = None) -> None:
         self.verdict = Verdict()
+        self._on_violation = on_violation
         self.cut = cut
         self.all: dict[str, Sums] = defaultdict(Sums)
         self.aged: dict[str, Sums] = defaultdict(Sums)
@@ -122,6 +127,8 @@ class Tally:
             transaction_id = transaction_id or entry.get("transaction_id")
         violation = Violation(fault.invariant, fault.detail, wallet_id, sequence, transaction_id)
         self.verdict.add(violation)
+        if self._on_violation is not None:
+            self._on_violation(violation)
 
     def judge_sums(self, *, is_moving: bool) -> None:
         """Report broken sums (L5, L6), and hand the sums to the verdict.

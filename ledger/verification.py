@@ -64,6 +64,10 @@ class Fault:
     detail: str
 
 
+INDEX_MISSING = Fault("L1", "the unique index on (wallet_id, sequence) is missing: chains can fork")
+ODD_ID = Fault("L7", "there are transactions whose id is no text")
+
+
 @dataclass(frozen=True, slots=True)
 class TransactionFact:
     """What the ledger's audit needs to know of a transaction; whoever owns transactions hands it over."""
@@ -76,6 +80,10 @@ class TransactionFact:
     sender_wallet_id: str
     receiver_wallet_id: str
     refunded: bool
+    # It has not ended, and recovery will not look at it: it has no due time, or one in the far future.
+    is_abandoned: bool = False
+    # Its id is no text: nobody can find it by its id.
+    is_odd: bool = False
 
     @property
     def is_terminal(self) -> bool:
@@ -184,9 +192,14 @@ def agreement_faults(fact: TransactionFact | None, legs: Mapping[str, Document])
     The ledger leads the status: an entry may be ahead of it, never behind. The settlement leads the ledger.
     """
     if fact is None:
-        yield Fault("L7", "entries of a transaction that does not exist")
+        if legs:
+            yield Fault("L7", "entries of a transaction that does not exist")
         return
+    if fact.is_abandoned:
+        yield Fault("L7", f"still {fact.status}, and recovery will not look at it")
     debited = "debit" in legs and legs["debit"]["kind"] == Kind.DEBIT
+    if fact.status == "FAILED" and not fact.refunded and "debit" not in legs:
+        yield Fault("L7", "FAILED without the entry that declined it")
     required, excluded = _demands(fact)
     held = {name for name in legs if name != "debit" or debited}
     for name in sorted(required - held):

@@ -54,6 +54,18 @@ AUDIT_BEHIND = Gauge(
     "New entries that the audit has seen and left for later.",
     multiprocess_mode="mostrecent",
 )
+AUDIT_ROUND_VISITED = Gauge(
+    "payflow_ledger_audit_round_visited",
+    "Entries, or transactions, that the audit's round over all of them has visited so far.",
+    ["round"],
+    multiprocess_mode="mostrecent",
+)
+AUDIT_ROUND_BEGAN = Gauge(
+    "payflow_ledger_audit_round_began_timestamp_seconds",
+    "When the audit's round over all entries, or all transactions, began.",
+    ["round"],
+    multiprocess_mode="mostrecent",
+)
 LEDGER_VERIFIED = Counter("payflow_ledger_entries_verified", "New ledger entries that the audit verified.")
 LEDGER_VIOLATIONS = Counter(
     "payflow_ledger_violations", "Broken invariants that the audit has found.", ["invariant"]

@@ -40,6 +40,7 @@ AUDIT_TICK_SECONDS_MAX = env.float("AUDIT_TICK_SECONDS_MAX", default=2.5)
 AUDIT_NEW_ENTRIES_MAX = env.int("AUDIT_NEW_ENTRIES_MAX", default=5_000)
 AUDIT_OLD_ENTRIES_MAX = env.int("AUDIT_OLD_ENTRIES_MAX", default=1_000)
 AUDIT_WALLETS_MAX = env.int("AUDIT_WALLETS_MAX", default=500)
+AUDIT_TRANSACTIONS_MAX = env.int("AUDIT_TRANSACTIONS_MAX", default=1_000)
 
 # --- Webhooks ---------------------------------------------------------------------------------------------
 
@@ -166,6 +167,7 @@ safety.refuse_out_of_range(
         ("AUDIT_NEW_ENTRIES_MAX", AUDIT_NEW_ENTRIES_MAX, 1, inf),
         ("AUDIT_OLD_ENTRIES_MAX", AUDIT_OLD_ENTRIES_MAX, 1, inf),
         ("AUDIT_WALLETS_MAX", AUDIT_WALLETS_MAX, 1, inf),
+        ("AUDIT_TRANSACTIONS_MAX", AUDIT_TRANSACTIONS_MAX, 1, inf),
         ("WEBHOOK_RETRY_SECONDS", min(WEBHOOK_RETRY_SECONDS, default=0.0), 0, inf),
         ("WEBHOOK_RETRY_SECONDS", max(WEBHOOK_RETRY_SECONDS, default=0.0), 0, 30 * 86_400),
         ("WEBHOOK_CONNECT_SECONDS", WEBHOOK_CONNECT_SECONDS, 0.1, 30),

@@ -20,6 +20,8 @@ from webhooks.documents import Delivery
 
 HEALTHY = {"status": "ok", "dependencies": {"mongodb": "up", "redis": "up"}}
 READY = {"status": "ok", "dependencies": {"mongodb": "up"}}
+_NO_ROUND = {"visited": 0, "age_seconds": None, "last_ended_seconds": None}
+NO_ROUNDS = {"entries": _NO_ROUND, "transactions": _NO_ROUND}
 MADE = re.compile(r"cor_[0-9a-f]{32}")
 
 
@@ -49,6 +51,7 @@ def test_healthy_while_every_dependency_answers(anyone: Api, settings: LazySetti
         "saga": {"status": "up", "queue_age_seconds": 0.0},
         "notifications": {"status": "up", "overdue_seconds": 0.0},
         "webhooks": {"status": "up", "queue_age_seconds": 0.0},
+        "ledger_audit": {"status": "UNKNOWN", "age_seconds": None, "rounds": NO_ROUNDS},
     }
     assert (response.status_code, body) == (200, HEALTHY | reports)
     assert (told["status"], told["overdue"], set(told["ages_seconds"])) == ("up", [], set(settings.DUTIES))

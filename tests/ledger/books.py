@@ -87,6 +87,15 @@ class Books:
             if wallet_id in (None, fact.sender_wallet_id, fact.receiver_wallet_id):
                 yield fact
 
+    def page(self, *, before: str | None, limit: int) -> list[TransactionFact]:
+        """Return transactions before one, the newest first."""
+        older = [fact for id_, fact in sorted(self.facts.items()) if not before or id_ < before]
+        return older[::-1][:limit]
+
+    def has_odd_ids(self) -> bool:
+        """Say no: all ids are text."""
+        return False
+
     def find(self, transaction_ids: Collection[str]) -> dict[str, TransactionFact]:
         """Return those that exist."""
         return {id_: self.facts[id_] for id_ in transaction_ids if id_ in self.facts}
