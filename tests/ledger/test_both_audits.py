@@ -15,14 +15,14 @@ import pytest
 from bson import ObjectId
 from django.conf import LazySettings
 
-from ledger import chain, incremental, monitor
+from ledger import incremental, monitor
 from ledger.audit import audit
 from ledger.documents import LedgerEntry
 from ledger.verdict import VIOLATIONS_KEPT_MAX
 from payflow import clock
 from payflow.ids import new_id
 from payflow.mongodb import collection
-from tests.ledger.books import rewrite
+from tests.ledger.books import rehashed, rewrite, with_mac
 from tests.transfers.world import balance_of, person, play, start, wallet_id_of
 from transfers import saga, tasks
 from transfers.documents import Transaction
@@ -97,7 +97,7 @@ def append(wallet_id: str, **changes: Any) -> None:
         "previous_hash": head["hash"],
         **changes,
     }
-    entries.insert_one({**entry, "hash": chain.digest_document(entry)})
+    entries.insert_one({**with_mac(rehashed(entry)), **({"mac": changes["mac"]} if "mac" in changes else {})})
 
 
 def copy_transaction(transaction_id: str, **changes: Any) -> None:
@@ -208,6 +208,11 @@ DEEDS: dict[str, dict[str, Deed]] = {
         "due in the far future": lambda w: change(w.debited, due_at=clock.now() + timedelta(days=99)),
         "due at no time": lambda w: change(w.debited, due_at="soon"),
         "of a status that does not exist": lambda w: change(w.completed[0], status=["COMPLETED"]),
+    },
+    "L8": {
+        "a deposit that PayFlow has not written": lambda w: append(wallet_id_of(w.carl), mac="0" * 64),
+        "an entry without a MAC": lambda w: rewrite(f"{w.completed[0]}:debit", mac=""),
+        "a key that nobody has": lambda w: rewrite(f"{w.completed[0]}:debit", key_id="mine"),
     },
 }  # fmt: skip
 CASES = [(invariant, name) for invariant, deeds in DEEDS.items() for name in deeds]
