@@ -28,7 +28,7 @@ from pymongo.errors import PyMongoError
 from accounts import selectors
 from accounts.errors import ApiKeyNotFound, DepositsNotGranted, TooManyApiKeys
 from accounts.models import API_KEY_PREFIX, ApiKey, User, new_api_key_id
-from payflow import clock, mongodb
+from payflow import clock, mongodb, storage
 from payflow.api.scopes import Scope
 from payflow.errors import NotAuthenticated, Transient
 
@@ -156,6 +156,8 @@ def is_whole(text: str) -> bool:
 def _note_use(key: ApiKey, now: datetime) -> None:
     """Write down when a key was used, about once a minute; that it cannot be written stops nobody."""
     if key.last_used_at is not None and now - key.last_used_at < USE_NOTED_EVERY:
+        return
+    if storage.is_full():
         return
     try:
         # Of the requests of one moment one writes, and does not wait for the journal.

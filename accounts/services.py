@@ -20,6 +20,7 @@ from accounts import selectors, sessions, tokens
 from accounts.errors import EmailTaken, InvalidCredentials
 from accounts.models import User, UserManager
 from accounts.sessions import Device
+from payflow import storage
 from payflow.errors import NotAuthenticated, NotFound, Transient
 from wallets import services as wallets
 
@@ -254,7 +255,7 @@ def _password_matches(user: User | None, password: str) -> bool:
         make_password(password)
         return False
     correct, outdated = verify_password(password, user.password)
-    if correct and outdated:
+    if correct and outdated and not storage.is_full():
         _replace_password(user, password)
     return correct
 

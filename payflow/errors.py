@@ -56,6 +56,21 @@ class Transient(Exception):  # noqa: N818
         self.detail = detail
 
 
+class StorageFull(Transient):
+    """Too little is free where the data lie: nothing is written until there is room. Reading goes on."""
+
+    code = "storage_full"
+    title = "Storage full"
+    advice = (
+        "Wait as many seconds as `Retry-After` says, then send it again with the same `Idempotency-Key`."
+        " Where it goes on, the operator has to make room."
+    )
+    retry_after_seconds = 10
+
+    def __init__(self, detail: str = "There is too little room to store anything. Try again later.") -> None:
+        super().__init__(detail)
+
+
 class NotFound(Refused):
     """No such thing, or not one that the caller may know of."""
 

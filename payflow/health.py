@@ -15,7 +15,7 @@ from typing import Any
 
 from django.conf import settings
 
-from payflow import duties, mongodb, redisdb
+from payflow import duties, mongodb, redisdb, storage
 from payflow.errors import Transient
 
 DEPENDENCIES: dict[str, Callable[[], None]] = {"mongodb": mongodb.ping, "redis": redisdb.ping}
@@ -46,7 +46,14 @@ def report_duties() -> Report:
     return Report(is_well=not overdue and not is_skewed, facts=facts)
 
 
-REPORTS: dict[str, Callable[[], Report]] = {"duties": report_duties}
+def report_storage() -> Report:
+    """Say whether there is room to write."""
+    full, free = storage.is_full(), storage.free_bytes()
+    status, free_mb = "full" if full else "up", None if free is None else free // storage.MB
+    return Report(not full, {"status": status, "free_mb": free_mb})
+
+
+REPORTS: dict[str, Callable[[], Report]] = {"duties": report_duties, "storage": report_storage}
 
 
 def check(names: Collection[str]) -> dict[str, str]:

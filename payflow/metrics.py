@@ -43,6 +43,17 @@ DUTY_AGE = Gauge(
     ["duty"],
     multiprocess_mode="mostrecent",
 )
+STORAGE_FREE = Gauge(
+    "payflow_storage_free_bytes", "What is free where MongoDB's data lie.", multiprocess_mode="mostrecent"
+)
+STORAGE_FULL = Gauge(
+    "payflow_storage_full",
+    "1: less than STORAGE_FREE_MIN_MB is free; writes are refused and duties pause.",
+    multiprocess_mode="mostrecent",
+)
+STORAGE_REFUSED = Counter(
+    "payflow_storage_refused", "Requests that were refused because the storage was nearly full."
+)
 AUDIT_CLEAN = Gauge(
     "payflow_ledger_audit_clean", "1: no invariant is known to be broken.", multiprocess_mode="mostrecent"
 )

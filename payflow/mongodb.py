@@ -24,6 +24,7 @@ from pymongo.errors import (
 )
 from pymongo.errors import ServerSelectionTimeoutError as SelectionTimeout
 
+from payflow import storage
 from payflow.errors import Transient
 
 UNAVAILABLE = (AutoReconnect, NetworkTimeout, SelectionTimeout, ExecutionTimeout, WTimeoutError)
@@ -82,7 +83,11 @@ def unavailable_is_transient(
 
 
 def insert_missing(target: Collection, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Insert the rows whose keys are not there yet; those that are stay. Raises Transient."""
+    """Insert the rows whose keys are not there yet; those that are stay. Raises Transient.
+
+    One task may insert very many rows, so it looks for room again here, and raises StorageFull.
+    """
+    storage.ensure_room()
     try:
         with unavailable_is_transient():
             target.insert_many(rows, ordered=False)

@@ -83,6 +83,7 @@ _ALL_WELL = {
         "clock_offset_seconds": 0.01,
     },
     "saga": {"status": "up", "queue_age_seconds": 0.0},
+    "storage": {"status": "up", "free_mb": 74_600},
 }
 
 ROOT = {
@@ -153,6 +154,11 @@ HEALTH = {
                         **_ALL_WELL,
                         "status": "degraded",
                         "saga": {"status": "stalled", "queue_age_seconds": 93.5},
+                    },
+                    "full": {
+                        **_ALL_WELL,
+                        "status": "degraded",
+                        "storage": {"status": "full", "free_mb": 131},
                     },
                 },
             ),

@@ -15,6 +15,7 @@ from celery import Task, chain, shared_task
 from django.conf import settings
 
 from ledger import monitor
+from payflow import storage
 from payflow.celery import is_stopping
 from payflow.crashpoints import crash_point
 from payflow.duties import DutyTask
@@ -155,7 +156,7 @@ def audit() -> None:
 @shared_task(name="notifications.send", base=DutyTask)
 def send_notices() -> None:
     """Beat's task: send the e-mails that are due, as long as this worker is not told to stop."""
-    postman.send_due(is_stopping=is_stopping)
+    postman.send_due(is_stopping=lambda: is_stopping() or storage.is_full())
 
 
 @shared_task(name="notifications.remove_old", base=DutyTask)

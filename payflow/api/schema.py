@@ -17,7 +17,7 @@ from drf_spectacular.plumbing import ResolvedComponent, append_meta
 from drf_spectacular.utils import OpenApiExample
 from rest_framework.serializers import Serializer
 
-from payflow.api import idempotent, limits, parsers, problems, schema_headers, schema_refusals
+from payflow.api import idempotent, limits, parsers, problems, schema_headers, schema_refusals, storage
 from payflow.api.describing import Answer, Link, Model, Operation, Refusal
 from payflow.api.fields import StrictSerializer
 from payflow.api.schema_refusals import Traits
@@ -97,6 +97,7 @@ class PayflowSchema(AutoSchema):
             takes_body=takes is not None,
             takes_amount=takes is not None and "amount" in takes().fields,
             body_bytes_max=parsers.body_bytes_max(self.path),
+            writes=storage.may_write(self.method, self.path),
         )
 
     @property

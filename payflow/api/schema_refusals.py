@@ -18,6 +18,7 @@ from payflow.errors import (
     NotAuthenticated,
     PermissionRefused,
     Refused,
+    StorageFull,
     Transient,
 )
 from payflow.money import InvalidAmount
@@ -38,6 +39,8 @@ class Traits:
     takes_body: bool
     takes_amount: bool
     body_bytes_max: int
+    writes: bool
+    """It is refused while the storage is nearly full."""
 
 
 def refusals_of(operation: Operation, traits: Traits) -> list[Refusal]:
@@ -71,6 +74,8 @@ def _common(operation: Operation, traits: Traits) -> Iterator[Refusal]:
     yield problems.InternalError()
     if operation.needs_servers:
         yield Transient()
+    if traits.writes:
+        yield StorageFull()
 
 
 def _invalid(operation: Operation) -> Refused:

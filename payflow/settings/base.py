@@ -124,6 +124,11 @@ DATA_DIR = Path(env.str("PAYFLOW_DATA_DIR", default=str(BASE_DIR / ".payflow")))
 
 
 MONGODB_URI = env.str("MONGODB_URI", default="" if IS_PRODUCTION else mongo_uri(DATA_DIR))
+# While less is free where the data lie, nothing is written (payflow/storage.py).
+STORAGE_FREE_MIN_MB = env.int("STORAGE_FREE_MIN_MB", default=256)
+safety.refuse_out_of_range([("STORAGE_FREE_MIN_MB", STORAGE_FREE_MIN_MB, 64, 1_000_000)])
+# The embedded servers' folders; none where MongoDB is another server, which knows its own figures.
+STORAGE_FOLDERS = (DATA_DIR / "mongo", DATA_DIR / "redis") if mongo_uri(DATA_DIR) == MONGODB_URI else ()
 MONGODB_DATABASE = env.str("MONGODB_DATABASE", default="payflow")
 # One operation, finding the server and retries included. The Procfile gives the web processes less, because
 # a client waits there.

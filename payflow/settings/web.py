@@ -68,6 +68,8 @@ MIDDLEWARE = [
     "payflow.api.limits.LimitsMiddleware",
     # Outside of all that lets an exception or a page of Django's own escape.
     "payflow.api.middleware.ProblemMiddleware",
+    # Before anything that may write.
+    "payflow.api.storage.StorageMiddleware",
     # Files need no session.
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",

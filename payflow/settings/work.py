@@ -102,6 +102,8 @@ CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_WORKER_SEND_TASK_EVENTS = True
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_CONNECTION_MAX_RETRIES = None
+# A full Redis, or one whose disk is full, refuses writes. A worker must not end because of that.
+CELERY_BROKER_CHANNEL_ERROR_RETRY = True
 # A message of a worker that died, or has stood still for so long, is delivered to another.
 _VISIBILITY_TIMEOUT_SECONDS = env.int("CELERY_VISIBILITY_TIMEOUT_SECONDS", default=90)
 CELERY_BROKER_TRANSPORT_OPTIONS = {

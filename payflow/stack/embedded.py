@@ -120,6 +120,8 @@ class EmbeddedRedis:
             "--bind": "127.0.0.1",
             "--dir": str(directory),
             "--appendonly": "yes",
+            # On a disk that is nearly full the file must not grow much: left to itself it would up to 64 MB.
+            "--auto-aof-rewrite-min-size": "8mb",
             "--save": "",
             "--maxmemory-policy": "noeviction",
             "--daemonize": "no",

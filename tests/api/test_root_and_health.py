@@ -47,7 +47,9 @@ def test_healthy_while_every_dependency_answers(anyone: Api, settings: LazySetti
     response = anyone.get("/health")
     body = response.json()
     told = body.pop("duties")
+    assert body["storage"]["status"] == "up"
     reports = {
+        "storage": body["storage"],
         "saga": {"status": "up", "queue_age_seconds": 0.0},
         "notifications": {"status": "up", "overdue_seconds": 0.0},
         "webhooks": {"status": "up", "queue_age_seconds": 0.0},
