@@ -99,7 +99,7 @@ WHITENOISE_USE_FINDERS = not IS_PRODUCTION
 
 DATABASES = {
     "default": {
-        "ENGINE": "django_mongodb_backend",
+        "ENGINE": "payflow.mongodb_backend",
         "HOST": MONGODB_URI,
         "NAME": MONGODB_DATABASE,
         "OPTIONS": MONGODB_OPTIONS,

@@ -13,6 +13,7 @@ from types import FrameType
 from rich.console import Console
 from rich.text import Text
 
+from payflow.stack.causes import os_error_sentence
 from payflow.stack.demo import Demo, Person
 from payflow.stack.embedded import AlreadyRunningError, embedded_servers, running_stack
 from payflow.stack.errors import StackError
@@ -56,6 +57,9 @@ def main(arguments: list[str]) -> int:
         return run(options.command, verbose=options.verbose)
     except StackError as error:
         complain(f"\n{error}")
+        return 1
+    except OSError as error:
+        complain(f"\n{os_error_sentence(error, data_dir())}")
         return 1
 
 

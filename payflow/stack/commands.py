@@ -6,7 +6,8 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from payflow.stack.errors import StackError, tail
+from payflow.stack import causes
+from payflow.stack.errors import StackError
 
 _NETWORK = re.compile(
     r"NewConnectionError|Connection refused|ECONNREFUSED|ENOTFOUND|EAI_AGAIN|ETIMEDOUT|ECONNRESET|timed out"
@@ -25,10 +26,9 @@ def make_dir(directory: Path, setting: str) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise StackError(
-            f"The folder {directory} cannot be written ({error.strerror}): correct its permissions, or set "
-            f"{setting} to a folder of yours."
-        ) from error
+        cause = causes.cause_of(f"Errno {error.errno}", directory)
+        advice = cause or f"Correct its permissions, or set {setting} to a folder of yours."
+        raise StackError(f"The folder {directory} cannot be written ({error.strerror}). {advice}") from error
 
 
 def pip_install(python: Path, requirements: Path) -> list[str]:
@@ -68,9 +68,10 @@ def run_logged(
             raise StackError(f"{failure}: {command[0]} cannot be run ({error.strerror}).") from error
     if status == 0:
         return
-    if _NETWORK.search(log.read_bytes()[-LOG_BYTES_MAX:].decode(errors="replace")):
+    printed = log.read_bytes()[-LOG_BYTES_MAX:].decode(errors="replace")
+    if _NETWORK.search(printed):
         raise StackError(
             f"{failure}: there is no connection to where it comes from. Check the network and its proxy, "
             f"then run it again. (Log: {log})"
         )
-    raise StackError(f"{failure}. Its log {log} ends with:{tail(log)}")
+    raise StackError(f"{failure}. {causes.why(log, log.parent)}")

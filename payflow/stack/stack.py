@@ -15,6 +15,7 @@ from types import TracebackType
 
 import requests
 
+from payflow.stack import causes
 from payflow.stack.embedded import (
     EmbeddedMongo,
     EmbeddedRedis,
@@ -22,8 +23,9 @@ from payflow.stack.embedded import (
     embedded_servers,
     free_port,
 )
-from payflow.stack.errors import StackError, tail
+from payflow.stack.errors import StackError
 from payflow.stack.paths import ROOT
+from payflow.stack.progress import complain
 from payflow.stack.supervisor import Supervisor, read_procfile
 
 HEALTHY_SECONDS_MAX = 90.0
@@ -34,17 +36,6 @@ REQUEST_SECONDS_MAX = 5.0
 STAFF_PASSWORD = "PAYFLOW_STAFF_PASSWORD"  # noqa: S105 - the variable's name
 # Settings of whoever starts a stack that must not leak into a stack with addresses of its own.
 ADDRESSES = ("MONGODB_URI", "REDIS_URL", "MONGODB_DATABASE", "PAYFLOW_ENV")
-
-# Two commands in one process: half of each one's time goes into starting Django.
-_PREPARE_DATABASE = """
-import os
-import django
-from django.core.management import call_command
-os.environ.setdefault("DJANGO_SETTINGS_MODULE", "payflow.settings")
-django.setup()
-call_command("migrate", verbosity=0)
-call_command("ensure_indexes")
-"""
 
 Step = Callable[[str], AbstractContextManager[None]]
 
@@ -83,6 +74,7 @@ class Stack:
         self._step = step
         self._supervisor: Supervisor | None = None
         self._cleanup = ExitStack()
+        self._is_short = False
 
     @classmethod
     def on_free_ports(cls, data_dir: Path, env: Mapping[str, str] | None = None) -> "Stack":
@@ -107,9 +99,12 @@ class Stack:
         if self.flower_port:
             check_port_free(self.flower_port, "Flower", "PAYFLOW_FLOWER_PORT")
         try:
+            self._check_space()
             self._start_servers()
             with self._step("Bring the database up to date (migrations, indexes)"):
-                self._checked([sys.executable, "-c", _PREPARE_DATABASE], "Bringing the database up to date")
+                self._checked(
+                    [sys.executable, str(ROOT / "manage.py"), "prepare"], "Bringing the database up to date"
+                )
             with self._step(f"Start PayFlow ({', '.join(self._commands())}) and wait until it is healthy"):
                 self._start_processes()
                 self._await_healthy()
@@ -136,10 +131,23 @@ class Stack:
         self.supervisor.check()
         healed = []
         for name, server in (("MongoDB", self.mongo), ("Redis", self.redis)):
-            if server is not None and not server.is_running():
-                server.start()
+            if server is not None and not server.is_running() and self._start_again(server):
                 healed.append(name)
         return healed
+
+    def _start_again(self, server: EmbeddedMongo | EmbeddedRedis) -> bool:
+        """Starts a server; False on a full disk, where only room helps. StackError for any other reason."""
+        try:
+            server.start()
+        except StackError as error:
+            if not causes.is_short(self.data_dir):
+                raise
+            if not self._is_short:
+                complain(f"  {error}\n  It is started as soon as there is room.")
+            self._is_short = True
+            return False
+        self._is_short = False
+        return True
 
     def manage(self, *arguments: str) -> str:
         """Runs a management command on this stack and returns what it printed; StackError if it fails."""
@@ -158,8 +166,10 @@ class Stack:
     def _checked(self, command: list[str], what: str, env: Mapping[str, str] | None = None) -> str:
         done = self.run(command, env)
         if done.returncode != 0:
-            lines = (done.stdout + done.stderr).strip().splitlines()[-12:]
-            raise StackError(f"{what} failed and ended with:" + "".join(f"\n    {line}" for line in lines))
+            printed = done.stdout + done.stderr
+            cause = causes.cause_of(printed, self.data_dir)
+            lines = "".join(f"\n    {line}" for line in printed.strip().splitlines()[-12:])
+            raise StackError(f"{what} failed. {cause or 'It ended with:'}{'' if cause else lines}")
         return done.stdout
 
     def run(
@@ -180,6 +190,19 @@ class Stack:
         except subprocess.TimeoutExpired:
             name = " ".join(Path(part).name for part in command[:3])
             raise StackError(f"`{name}` did not end within {COMMAND_SECONDS_MAX:.0f} s.") from None
+
+    def _check_space(self) -> None:
+        """StackError before the first start of an embedded MongoDB that has too little room to be set up."""
+        if self.settings.get("MONGODB_URI") or (self.data_dir / "mongo" / "WiredTiger").exists():
+            return
+        margin = self.settings.get("STORAGE_FREE_MIN_MB", "")
+        needed = causes.first_start_mb(int(margin) if margin.isdecimal() else 0)
+        free = causes.free_mb(self.data_dir)
+        if free is not None and free < needed:
+            raise StackError(
+                f"The first start needs {needed} MB of free space in {self.data_dir}, and {free} MB are "
+                "free: make room, or set PAYFLOW_DATA_DIR to a folder with more."
+            )
 
     def _start_servers(self) -> None:
         embedded = [
@@ -242,8 +265,8 @@ class Stack:
             time.sleep(POLL_SECONDS)
         log = self.supervisor.log("web")
         raise StackError(
-            f"{self.base_url}/health did not become healthy within {HEALTHY_SECONDS_MAX:.0f} s ({answer}); "
-            f"the web server's log {log} ends with:{tail(log)}"
+            f"{self.base_url}/health did not become healthy within {HEALTHY_SECONDS_MAX:.0f} s ({answer}). "
+            f"{causes.why(log, self.data_dir)}"
         )
 
     def _await_workers(self) -> None:
@@ -255,8 +278,8 @@ class Stack:
                 if time.monotonic() > deadline:
                     log = self.supervisor.log(name)
                     raise StackError(
-                        f"The worker {name} was not ready within {WORKERS_SECONDS_MAX:.0f} s; its log {log} "
-                        f"ends with:{tail(log)}"
+                        f"The worker {name} was not ready within {WORKERS_SECONDS_MAX:.0f} s. "
+                        f"{causes.why(log, self.data_dir)}"
                     )
                 time.sleep(POLL_SECONDS)
 

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from payflow.stack.errors import StackError, tail
+from payflow.stack import causes
+from payflow.stack.errors import StackError
 from payflow.stack.process import Process
 
 POLL_SECONDS = 0.1
@@ -166,6 +167,8 @@ class Supervisor:
         process, now = entry.process, time.monotonic()
         process.reap(0.0)
         is_expected = entry.killed_on_purpose or self._are_deaths_expected
+        # On a full disk one more start helps as soon as there is room, and nothing else does.
+        is_expected = is_expected or causes.is_short(process.log.parent)
         if is_expected or now - entry.started_at > EARLY_DEATH_SECONDS:
             entry.early_deaths = 0
         else:
@@ -177,8 +180,8 @@ class Supervisor:
         entry.restart_at = float("inf")
         self._fail(
             f"The process {name} died {entry.early_deaths} times within {EARLY_DEATH_SECONDS:.0f} s of its "
-            f"start ({_describe(process.exit_status)} the last time), so the stack stops; its log "
-            f"{process.log} ends with:{tail(process.log)}"
+            f"start ({causes.ending(process.exit_status)} the last time), so the stack stops. "
+            f"{causes.why(process.log, process.log.parent.parent)}"
         )
 
     def _restart_when_due(self, entry: _Entry) -> None:
@@ -197,12 +200,6 @@ class Supervisor:
     def _fail(self, reason: str) -> None:
         self._failure = reason
         self._failed.set()
-
-
-def _describe(status: int | None) -> str:
-    if status is not None and status < 0:
-        return f"by {signal.Signals(-status).name}"
-    return f"with exit status {status}"
 
 
 def _echo(name: str, entry: _Entry) -> None:

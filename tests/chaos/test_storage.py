@@ -5,12 +5,9 @@ What was answered 201 is there afterwards, no process has ended, and all goes on
 
 from __future__ import annotations
 
-import os
-import subprocess
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,40 +15,18 @@ import requests
 
 from payflow.stack.stack import Stack
 from tests.chaos.people import Person, eventually
+from tests.filesystem import filled, mounted
 
 SIZE_MB = 1_200
-LEFT_BYTES = 10 * 2**20
+LEFT_MB = 10
 ROUNDS = 3
 CLIENTS = 4
 
 
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Path]:
-    """A file system of SIZE_MB that nothing else uses."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={SIZE_MB}m", "none", str(folder)]
-    try:
-        mounted = subprocess.run(command, capture_output=True, check=False).returncode == 0
-    except OSError:
-        mounted = False
-    if not mounted:
-        pytest.skip("a small file system cannot be mounted here")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-@contextmanager
-def filled(folder: Path) -> Iterator[None]:
-    """Take all but LEFT_BYTES of what is free."""
-    status = os.statvfs(folder)
-    file = folder / "filler"
-    with file.open("wb") as opened:
-        os.posix_fallocate(opened.fileno(), 0, status.f_bavail * status.f_frsize - LEFT_BYTES)
-    try:
-        yield
-    finally:
-        file.unlink()
+    with mounted(tmp_path / "small", SIZE_MB) as folder:
+        yield folder
 
 
 class Load:
@@ -102,7 +77,7 @@ def test_a_file_system_that_fills_up_takes_nothing_that_was_accepted(small: Path
             for _ in range(ROUNDS):
                 before = load.answers["201"]
                 eventually(lambda: load.answers["201"], lambda count, before=before: count > before + 20)
-                with filled(small):
+                with filled(small, LEFT_MB):
                     _is_full(stack, load, bob)
         for payer, transaction in load.accepted:
             assert payer.wait_for_end(transaction)["status"] == "COMPLETED"
@@ -120,7 +95,7 @@ def _is_full(stack: Stack, load: Load, reader: Person) -> None:
     """Check what holds while there is no room, for some ticks of every duty."""
     refused = load.answers["storage_full"]
     eventually(lambda: load.answers["storage_full"], lambda count: count > refused)
-    for _ in range(10):
+    for _ in range(5):
         health = requests.get(f"{stack.base_url}/health", timeout=30)
         assert (health.status_code, health.json()["storage"]["status"]) == (200, "full")
         assert requests.get(f"{stack.base_url}/health/live", timeout=30).status_code == 200
