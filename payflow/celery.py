@@ -9,10 +9,8 @@ import gc
 import logging.config
 import os
 import threading
-from typing import Any
 
-from celery import Celery, Task
-from celery.exceptions import Ignore
+from celery import Celery
 from celery.signals import (
     before_task_publish,
     setup_logging,
@@ -24,25 +22,11 @@ from celery.signals import (
 )
 from django.conf import settings
 
-from payflow import correlation, duplicates, mongodb, storage
+from payflow import correlation, duplicates, mongodb
 from payflow.crashpoints import crash_point
+from payflow.pausing import PausingTask
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "payflow.settings")
-
-
-class PausingTask(Task):
-    """A task that does nothing while the storage is nearly full.
-
-    Its message is dropped: messages are accelerators. Recovery, the sweep and the next tick of beat find what
-    there is to do.
-    """
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run, unless there is no room for what it would write."""
-        if not self.request.called_directly and storage.is_full():
-            raise Ignore
-        return super().__call__(*args, **kwargs)
-
 
 app = Celery("payflow", task_cls=PausingTask)
 app.config_from_object("django.conf:settings", namespace="CELERY")

@@ -18,7 +18,6 @@ from typing import Any
 from uuid import uuid4
 
 import pymongo
-from celery import Task
 from django.conf import settings
 from mongoengine import DateTimeField, Document, LongField, StringField
 from pymongo import ReturnDocument
@@ -27,6 +26,7 @@ from pymongo.errors import DuplicateKeyError
 from payflow import clock, metrics
 from payflow.errors import Transient
 from payflow.mongodb import collection, unavailable_is_transient
+from payflow.pausing import PausingTask
 
 logger = logging.getLogger(__name__)
 # A duty is overdue after so many intervals, and after DUTY_OVERDUE_SECONDS_MIN.
@@ -68,13 +68,14 @@ class Age:
     offset_seconds: float
 
 
-class DutyTask(Task):
+class DutyTask(PausingTask):
     """The base of a duty's task: a message has it run only when a run is due, and a good run is noted."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the task. A direct call, as tests make them, runs it always and notes nothing."""
         if self.request.called_directly:
             return super().__call__(*args, **kwargs)
+        self.pause_if_full()
         name = duty_of(self.name)
         offset_ms = claim(name)
         if offset_ms is None:
