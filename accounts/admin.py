@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from django import forms
 from django.contrib import admin, messages
+from django.contrib.admin.forms import AdminAuthenticationForm
 from django.contrib.admin.utils import unquote
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.forms import AdminUserCreationForm, UserChangeForm
@@ -41,6 +43,13 @@ class UserEditForm(UserChangeForm):
         field_classes: dict[str, type] = {}
 
 
+class StaffLoginForm(AdminAuthenticationForm):
+    """Takes the email as it is typed; Django's own field rewrites letters that look alike (NFKC)."""
+
+    username = forms.CharField(widget=forms.TextInput(attrs={"autofocus": True}))
+
+
+admin.site.login_form = StaffLoginForm
 admin.site.register(ApiKey, ApiKeyAdmin)
 
 

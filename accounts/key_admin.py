@@ -16,8 +16,8 @@ from django.template.response import TemplateResponse
 from django.utils.safestring import SafeString
 
 from accounts import api_keys, selectors
-from accounts.models import API_KEY_PREFIX, EMAIL_LENGTH_MAX, ApiKey, User
-from payflow import clock
+from accounts.models import API_KEY_PREFIX, ApiKey, User
+from payflow import clock, text
 from payflow.admin import StoredRowsAdmin, link
 from payflow.api.scopes import Scope
 from payflow.errors import PermissionRefused, Refused, Transient
@@ -28,7 +28,7 @@ REVOKED_AT_ONCE_MAX = 100
 class ApiKeyAddForm(forms.ModelForm):
     """A key that staff make for a user."""
 
-    email = forms.CharField(label="Owner's email", max_length=EMAIL_LENGTH_MAX)
+    email = forms.CharField(label="Owner's email", max_length=text.EMAIL_LENGTH_MAX)
     scopes = forms.MultipleChoiceField(
         choices=[(scope.value, scope.value) for scope in Scope],
         widget=forms.CheckboxSelectMultiple,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from django.contrib.auth.base_user import AbstractBaseUser, BaseUserManager
@@ -10,24 +11,35 @@ from django.core.exceptions import ValidationError
 from django.db import models
 from django_mongodb_backend.fields import ArrayField, ObjectIdAutoField
 
-from payflow import clock, ids
+from payflow import clock, ids, text
 from payflow.locales import DEFAULT_LOCALE, LOCALE_LENGTH_MAX, normal_locale
 
-EMAIL_LENGTH_MAX = 254  # RFC 5321, 4.5.3.1.3, less the angle brackets
 NAME_LENGTH_MAX = 120
 PHONE_LENGTH_MAX = 16
 API_KEY_PREFIX = "key_"
 API_KEY_NAME_LENGTH_MAX = 60
 
 
-def validate_locale(text: str) -> None:
+def validate_locale(given: str) -> None:
     """Refuse what is not the one spelling of a known locale."""
     try:
-        known = normal_locale(text)
+        known = normal_locale(given)
     except ValueError:
         known = ""
-    if known != text:
+    if known != given:
         raise ValidationError("Enter a locale such as en_US or de_DE.", code="invalid_locale")
+
+
+def validate_email(given: str) -> None:
+    """Refuse what is no email address."""
+    if not text.is_email(text.email_spelling(given)):
+        raise ValidationError("Enter a valid email address such as alice@example.com.", code="invalid_email")
+
+
+def validate_name(given: str) -> None:
+    """Refuse what is no name."""
+    if not text.is_name(given):
+        raise ValidationError("The name must be visible text on one line.", code="invalid_name")
 
 
 class UserManager(BaseUserManager["User"]):
@@ -36,14 +48,16 @@ class UserManager(BaseUserManager["User"]):
     @classmethod
     def normalize_email(cls, email: str | None) -> str:
         """Return the spelling that is stored. Equality on it never needs a regular expression."""
-        return (email or "").strip().lower()
+        return text.email_spelling(email or "")
 
     def get_by_natural_key(self, username: str | None) -> User:
         """Return the user that signs in as `username`, in any case. Raises User.DoesNotExist."""
         return self.get(email=self.normalize_email(username))
 
     def create_user(self, email: str, password: str | None = None, **fields: Any) -> User:
-        """Insert a user. Raises django.db.IntegrityError when the email is taken."""
+        """Insert a user. Raises ValidationError, and django.db.IntegrityError when the email is taken."""
+        validate_email(email)
+        validate_name(fields.get("name", ""))
         user = self.model(email=self.normalize_email(email), **fields)
         user.set_password(password)
         user.save(force_insert=True)
@@ -58,7 +72,7 @@ class User(AbstractBaseUser, PermissionsMixin):
     """A person or service that signs in with an email."""
 
     id = ObjectIdAutoField(primary_key=True)
-    email = models.EmailField(max_length=EMAIL_LENGTH_MAX, unique=True)
+    email = models.EmailField(max_length=text.EMAIL_LENGTH_MAX, unique=True)
     name = models.CharField(max_length=NAME_LENGTH_MAX)
     phone = models.CharField(max_length=PHONE_LENGTH_MAX, blank=True, default="")
     is_active = models.BooleanField(default=True)
@@ -84,9 +98,29 @@ class User(AbstractBaseUser, PermissionsMixin):
     def __str__(self) -> str:
         return self.email
 
+    def clean_fields(self, exclude: Collection[str] | None = None) -> None:
+        """Validate the fields, by the API's definitions of an email and a name, too."""
+        super().clean_fields(exclude)
+        _validate({"email": validate_email, "name": validate_name}, self, exclude)
+
     def clean(self) -> None:
         """Bring the email into its one spelling, for forms too."""
         self.email = UserManager.normalize_email(self.email)
+
+
+def _validate(
+    validators: Mapping[str, Callable[[str], None]], row: models.Model, exclude: Collection[str] | None
+) -> None:
+    """Run validators that no migration has to know. Raises ValidationError with each field's error."""
+    errors = {}
+    for field, validate in validators.items():
+        if field not in (exclude or ()):
+            try:
+                validate(getattr(row, field))
+            except ValidationError as error:
+                errors[field] = error
+    if errors:
+        raise ValidationError(errors)
 
 
 def new_api_key_id() -> str:
@@ -115,6 +149,11 @@ class ApiKey(models.Model):
         verbose_name = "API key"
         # One owner's keys, newest first; ids are ordered by time.
         indexes = [models.Index(fields=["owner", "id"], name="api_keys_of_owner")]
+
+    def clean_fields(self, exclude: Collection[str] | None = None) -> None:
+        """Validate the fields, by the API's definition of a name, too."""
+        super().clean_fields(exclude)
+        _validate({"name": validate_name}, self, exclude)
 
     def __str__(self) -> str:
         return f"{self.name} ({self.prefix}\u2026)"

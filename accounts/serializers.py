@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -11,23 +10,21 @@ from typing import Any
 from django.conf import settings
 from django.contrib.auth.password_validation import validate_password
 from django.core.exceptions import ValidationError as DjangoValidationError
-from django.core.validators import EmailValidator, RegexValidator
+from django.core.validators import RegexValidator
 from rest_framework import serializers
 
 from accounts.hashers import normalised
 from accounts.models import (
     API_KEY_NAME_LENGTH_MAX,
-    EMAIL_LENGTH_MAX,
     NAME_LENGTH_MAX,
     PHONE_LENGTH_MAX,
     ApiKey,
     User,
-    UserManager,
 )
 from accounts.sessions import Session
 from accounts.tokens import TOKEN_LENGTH_MAX
-from payflow import clock
-from payflow.api.fields import FlagField, StrictCharField, StrictSerializer, TimeField
+from payflow import clock, text
+from payflow.api.fields import FlagField, NameField, StrictCharField, StrictSerializer, TimeField
 from payflow.api.pages import CursorField, PageQuery
 from payflow.api.scopes import Scope
 from payflow.locales import LOCALE_LENGTH_MAX, normal_locale
@@ -36,10 +33,6 @@ PASSWORD_LENGTH_MAX = 128
 HOW_TO_CHOOSE = "10 to 128 characters, spaces included, and not easy to guess."
 ACCESS = "What to send as `Authorization: Bearer ...`. It is good for some minutes."
 REFRESH = "What to exchange for new tokens. It works once."
-# They turn the text around them, so that a name could pose as another.
-_DIRECTION_CONTROLS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-# Unicode general categories: controls, surrogates, private use, unassigned, line and paragraph separators.
-_REFUSED_CATEGORIES = frozenset({"Cc", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 
 class EmailField(StrictCharField):
@@ -47,50 +40,28 @@ class EmailField(StrictCharField):
 
     json_schema = {
         "type": "string",
-        "pattern": r"^[A-Za-z0-9_!#$%&'*+/=?^`{|}~-]+(\.[A-Za-z0-9_!#$%&'*+/=?^`{|}~-]+)*@"
-        r"([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z]{2,63}$",
-        "description": "An email address in ASCII; given back in lower case.",
+        "pattern": f"^{text.EMAIL_PATTERN}$",
+        "description": "An email address in ASCII, with a dot in its domain; given back in lower case.",
     }
     default_error_messages = {"invalid_email": "Enter an email address such as alice@example.com."}
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(max_length=EMAIL_LENGTH_MAX, **kwargs)
+        super().__init__(max_length=text.EMAIL_LENGTH_MAX, **kwargs)
 
     def to_internal_value(self, data: Any) -> str:
-        """Return the address in lower case."""
-        address = super().to_internal_value(data)
-        # ASCII only: letters that look alike must not make two accounts, and `lower` must not change lengths.
-        if len(address) <= EMAIL_LENGTH_MAX:
-            try:
-                EmailValidator()(address if address.isascii() and '"' not in address else "")
-            except DjangoValidationError:
-                self.fail("invalid_email")
-        return UserManager.normalize_email(address)
-
-
-class NameField(StrictCharField):
-    """A person's or company's name in any script: visible, on one line, reading in its own direction."""
-
-    default_error_messages = {"invalid_name": "The name must be visible text on one line."}
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**{"max_length": NAME_LENGTH_MAX, **kwargs})
-
-    def to_internal_value(self, data: Any) -> str:
-        """Return the trimmed name in its composed form (Unicode NFC)."""
-        name = unicodedata.normalize("NFC", super().to_internal_value(data))
-        categories = {unicodedata.category(character) for character in name}
-        visible = any(category[0] in "LNPS" for category in categories)
-        if not visible or categories & _REFUSED_CATEGORIES or _DIRECTION_CONTROLS.intersection(name):
-            self.fail("invalid_name")
-        return name
+        """Return the address in lower case, without the blanks around it."""
+        address = text.email_spelling(super().to_internal_value(data))
+        # One that is too long has its error already.
+        if len(address) <= text.EMAIL_LENGTH_MAX and not text.is_email(address):
+            self.fail("invalid_email")
+        return address
 
 
 class PasswordField(StrictCharField):
     """A password as typed: spaces count."""
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(max_length=PASSWORD_LENGTH_MAX, trim_whitespace=False, **kwargs)
+        super().__init__(max_length=PASSWORD_LENGTH_MAX, **kwargs)
 
     def to_internal_value(self, data: Any) -> str:
         """Return the form that is hashed."""
@@ -119,9 +90,9 @@ class LocaleField(StrictCharField):
 
     def to_internal_value(self, data: Any) -> str:
         """Return its one spelling."""
-        text, known = super().to_internal_value(data), ""
+        sent, known = super().to_internal_value(data), ""
         with suppress(ValueError):
-            known = normal_locale(text)
+            known = normal_locale(sent)
         if not known:
             self.fail("invalid_locale")
         return known
@@ -131,13 +102,16 @@ class RefreshField(StrictCharField):
     """An encoded refresh token."""
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(max_length=TOKEN_LENGTH_MAX, trim_whitespace=False, **kwargs)
+        super().__init__(max_length=TOKEN_LENGTH_MAX, **kwargs)
 
 
 class RegisterInput(StrictSerializer):
     """POST /auth/register."""
 
-    name = NameField(help_text="A person's or company's name in any script: visible text on one line.")
+    name = NameField(
+        max_length=NAME_LENGTH_MAX,
+        help_text="A person's or company's name in any script: visible text on one line.",
+    )
     email = EmailField()
     password = PasswordField(help_text=HOW_TO_CHOOSE)
     phone = PhoneField(

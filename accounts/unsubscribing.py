@@ -19,6 +19,7 @@ from rest_framework.request import Request
 from rest_framework.views import APIView
 
 from accounts import services
+from payflow.api import queries
 from payflow.api.headers import form_policy
 from payflow.api.viewsets import METHODS
 from payflow.errors import NotFound
@@ -51,6 +52,12 @@ class UnsubscribeView(APIView):
     permission_classes = (AllowAny,)
     # A mail program sends `List-Unsubscribe=One-Click` in a form; there is nothing in it to read.
     parser_classes = ()
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        """Refuse a query that could be read in two ways."""
+        super().initial(request, *args, **kwargs)
+        queries.refuse_repeated(request.query_params)
+        queries.refuse_unknown(request.query_params, {"token"})
 
     def get(self, request: Request) -> HttpResponse:
         """GET /auth/unsubscribe?token=...: ask; nothing is changed."""

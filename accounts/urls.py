@@ -6,7 +6,7 @@ from django.urls import path, re_path
 
 from accounts.unsubscribing import unsubscribe
 from accounts.views import ApiKeyViewSet, OpenSessionsViewSet, OwnAccountViewSet, SessionViewSet
-from payflow.api.fields import ID_PATTERN
+from payflow.text import ID_PATTERN
 
 urlpatterns = [
     path("register", SessionViewSet.as_view({"post": "register"}), name="register"),

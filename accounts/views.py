@@ -12,7 +12,6 @@ from accounts import api_keys, schema, selectors, services, sessions
 from accounts.errors import ApiKeyNotFound
 from accounts.serializers import (
     ApiKeyInput,
-    ApiKeysQuery,
     LoginInput,
     PasswordInput,
     ProfileInput,
@@ -126,7 +125,7 @@ class ApiKeyViewSet(ApiViewSet):
 
     def list(self, request: Request) -> Response:
         """GET /auth/api-keys: newest first, revoked and expired ones included."""
-        asked = _valid(ApiKeysQuery(data=request.query_params.dict()))
+        asked = self.query
         found = selectors.list_api_keys(
             user_id=request.user.id, limit=asked["limit"] + 1, before_id=asked.get("cursor")
         )

@@ -8,12 +8,12 @@ from django.conf import settings
 from rest_framework.permissions import AllowAny, IsAdminUser
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.views import APIView
 
 from ledger import monitor, schema, simulation
 from ledger.serializers import AuditOutput, SimulationInput, SimulationOutput
 from payflow.api.describing import described
 from payflow.api.fields import NoInput
+from payflow.api.queries import ReadsQuery
 from payflow.api.viewsets import METHODS, ApiViewSet
 from payflow.errors import NotFound
 
@@ -22,7 +22,7 @@ KEYS_MAX_AGE_SECONDS = 300
 
 
 @described(schema.KEYS_OPERATIONS)
-class KeysView(APIView):
+class KeysView(ReadsQuery):
     """The public keys of receipts, for everyone."""
 
     http_method_names = METHODS

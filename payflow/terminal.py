@@ -1,9 +1,24 @@
-"""What commands print for people: plain ASCII, in columns."""
+"""What commands print for people (plain ASCII, in columns), and how they read numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import argparse
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
+
+from payflow.text import read_number
+
+
+def whole_number(minimum: int, maximum: int) -> Callable[[str], int]:
+    """Return the argparse type of a whole number in plain ASCII digits."""
+
+    def read(given: str) -> int:
+        number = read_number(given, minimum=minimum, maximum=maximum)
+        if number is None:
+            raise argparse.ArgumentTypeError(f"a whole number from {minimum} to {maximum}")
+        return number
+
+    return read
 
 
 def ascii_only(text: str) -> str:

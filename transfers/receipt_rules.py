@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from datetime import datetime
 from enum import StrEnum
 from itertools import pairwise
 from typing import Any
@@ -56,7 +55,7 @@ def _matches(pattern: str) -> Test:
 
 def _time(value: Any) -> bool:
     try:
-        return isinstance(value, str) and clock.rfc3339(datetime.fromisoformat(value)) == value
+        return isinstance(value, str) and clock.rfc3339(clock.read_rfc3339(value)) == value
     except (ValueError, OverflowError):
         return False
 

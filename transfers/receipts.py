@@ -159,5 +159,5 @@ def entry_of(part: Part) -> Entry:
     minor = {name: int(part[name]) for name in ("amount_minor", "balance_minor", "requested_minor")}
     values = {name: value for name, value in part.items() if name != "salt"} | minor
     values["kind"], values["contra"] = Kind(part["kind"]), Contra(part["contra"])
-    values["created_at"] = datetime.fromisoformat(part["created_at"])
+    values["created_at"] = clock.read_rfc3339(part["created_at"])
     return Entry(**values)

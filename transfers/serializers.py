@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from typing import Any
 
 from django.conf import settings
 from rest_framework import serializers
 
+from payflow import text
 from payflow.api.fields import (
     CurrencyField,
+    IdField,
     RawAmountField,
     StrictCharField,
     StrictSerializer,
@@ -22,33 +23,41 @@ from transfers.states import Status
 
 DESCRIPTION_LENGTH_MAX = 140
 BATCH_SIZE_MAX = 1_000
+_BATCH_ID = re.compile(r"bat_[0-9a-f]{32}", re.ASCII)
 _REFERENCE = re.compile(r"[A-Za-z0-9._:/-]{1,64}", re.ASCII)
-# Unicode general categories: controls, surrogates, line and paragraph separators.
-_REFUSED_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
-# Embeddings, overrides and isolates reorder whatever follows them (Unicode Technical Report 36, 2.5).
-_REORDERING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 class DescriptionField(StrictCharField):
     """Text of the sender's own, kept exactly: any script, emoji, joiners and direction marks.
 
-    Refused is what could break a line, end a string or turn the text around it where the receiver reads it.
+    Refused is what could break a line, end a string, hide text, or turn the text around it where the
+    receiver reads it (`payflow/text.py`).
     """
 
-    default_error_messages = {"invalid_text": "The description must be one line without control characters."}
+    default_error_messages = {
+        "invalid_text": "The description must be one line of visible text, without control characters."
+    }
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(
-            allow_blank=True, trim_whitespace=False, max_length=DESCRIPTION_LENGTH_MAX, default="", **kwargs
-        )
+        super().__init__(allow_blank=True, max_length=DESCRIPTION_LENGTH_MAX, default="", **kwargs)
 
     def to_internal_value(self, data: Any) -> str:
         """Return the text untouched."""
-        text = super().to_internal_value(data)
-        categories = {unicodedata.category(character) for character in text}
-        if categories & _REFUSED_CATEGORIES or _REORDERING.intersection(text):
+        sent = super().to_internal_value(data)
+        if sent and not text.is_visible(sent):
             self.fail("invalid_text")
-        return text
+        return sent
+
+
+class ReceiverEmailField(StrictCharField):
+    """The email of whoever is paid, in any case. What is no email is nobody's."""
+
+    def to_internal_value(self, data: Any) -> str:
+        """Return the one spelling that is compared."""
+        address = text.email_spelling(super().to_internal_value(data))
+        if not address:
+            self.fail("blank")
+        return address
 
 
 class SenderReferenceField(StrictCharField):
@@ -65,7 +74,7 @@ class SenderReferenceField(StrictCharField):
     }
 
     def __init__(self) -> None:
-        super().__init__(required=False, trim_whitespace=False)
+        super().__init__(required=False)
 
     def to_internal_value(self, data: Any) -> str:
         """Return the reference."""
@@ -84,17 +93,31 @@ class NamedReferenceField(SenderReferenceField):
     }
 
 
+class BatchIdField(StrictCharField):
+    """The id of a batch."""
+
+    json_schema = {"type": "string", "pattern": "^bat_[0-9a-f]{32}$"}
+    default_error_messages = {"invalid_id": "This cannot be the id of a batch."}
+
+    def to_internal_value(self, data: Any) -> str:
+        """Return the id."""
+        batch_id = super().to_internal_value(data)
+        if not _BATCH_ID.fullmatch(batch_id):
+            self.fail("invalid_id")
+        return batch_id
+
+
 class StartTransaction(StrictSerializer):
     """POST /transactions; adds `amount_minor`."""
 
-    receiver_id = StrictCharField(
+    receiver_id = IdField(
         required=False,
         max_length=64,
         help_text="The user who is paid. Send this or `receiver_email`, not both.",
     )
-    receiver_email = StrictCharField(
+    receiver_email = ReceiverEmailField(
         required=False,
-        max_length=254,
+        max_length=text.EMAIL_LENGTH_MAX,
         help_text="The email of the user who is paid. Send this or `receiver_id`, not both.",
     )
     amount = RawAmountField()
@@ -156,10 +179,6 @@ class ListQuery(PageQuery):
     direction = serializers.ChoiceField(
         choices=[d.value for d in Direction], required=False, help_text="Only those sent, or those received."
     )
-    batch = serializers.RegexField(
-        r"\Abat_[0-9a-f]{32}\Z",
-        required=False,
-        help_text="Only those of this batch; staff see all of them.",
-    )
+    batch = BatchIdField(required=False, help_text="Only those of this batch; staff see all of them.")
     reference = NamedReferenceField()
     cursor = CursorField("txn_[0-9a-f]{32}")

@@ -30,7 +30,7 @@ from transfers.errors import BatchNotFound, NotSettled, TransactionNotFound
 from transfers.parties import TransferRequest
 from transfers.receipts import Reader
 from transfers.selectors import Direction
-from transfers.serializers import ListQuery, StartBatch, StartTransaction
+from transfers.serializers import StartBatch, StartTransaction
 from transfers.states import Status
 
 logger = logging.getLogger(__name__)
@@ -69,9 +69,7 @@ class TransactionViewSet(ApiViewSet):
 
     def list(self, request: Request) -> Response:
         """GET /transactions: the caller's own, and a batch's for staff, newest first."""
-        query = ListQuery(data=request.query_params.dict())
-        query.is_valid(raise_exception=True)
-        asked = query.validated_data
+        asked = self.query
         rows = selectors.list_transactions(
             user_id=request.user.id,
             limit=asked["limit"] + 1,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.urls import path, re_path
 
-from payflow.api.fields import ID_PATTERN
+from payflow.text import ID_PATTERN
 from wallets.views import WalletViewSet
 
 urlpatterns = [

@@ -19,9 +19,6 @@ from payflow.money import format_amount
 from wallets import schema, selectors, services
 from wallets.errors import Declined, WalletNotFound
 from wallets.serializers import (
-    BalanceQuery,
-    CurrencyQuery,
-    HistoryQuery,
     Move,
     OpenWallet,
     entry_body,
@@ -63,9 +60,7 @@ class WalletViewSet(ApiViewSet):
     @action(detail=False)
     def me(self, request: Request) -> Response:
         """GET /wallets/me."""
-        query = CurrencyQuery(data=request.query_params.dict())
-        query.is_valid(raise_exception=True)
-        wallet = services.get_wallet(user_id=request.user.id, currency=query.validated_data["currency"])
+        wallet = services.get_wallet(user_id=request.user.id, currency=self.query["currency"])
         return Response(wallet_body(selectors.state_of(wallet)))
 
     @action(detail=False, methods=["post"])
@@ -96,9 +91,7 @@ class WalletViewSet(ApiViewSet):
     @action(detail=False)
     def history(self, request: Request) -> Response:
         """GET /wallets/me/history: entries, newest first."""
-        query = HistoryQuery(data=request.query_params.dict())
-        query.is_valid(raise_exception=True)
-        asked = query.validated_data
+        asked = self.query
         wallet = services.get_wallet(user_id=request.user.id, currency=asked["currency"])
         rows = ledger.list_entries(
             wallet_id=wallet.id,
@@ -111,11 +104,9 @@ class WalletViewSet(ApiViewSet):
     @action(detail=True)
     def balance(self, request: Request, pk: str) -> Response:
         """GET /wallets/{id}/balance: now, or at any past moment."""
-        query = BalanceQuery(data=request.query_params.dict())
-        query.is_valid(raise_exception=True)
         wallet = selectors.find_wallet_by_id(wallet_id=pk)
         if wallet is None or not (wallet.user_id == request.user.id or request.user.is_staff):
             raise WalletNotFound("There is no such wallet.")
-        balance_minor, as_of = selectors.balance_at(wallet, at=query.validated_data.get("at"))
+        balance_minor, as_of = selectors.balance_at(wallet, at=self.query.get("at"))
         balance = format_amount(balance_minor, wallet.currency)
         return Response({"balance": balance, "currency": wallet.currency, "as_of": clock.rfc3339(as_of)})

@@ -113,7 +113,7 @@ def _told_at(event: Event) -> datetime:
     A failed refund is told anew by each task that fails, so it stands at the time it was asked for.
     """
     if event.type is EventType.REFUND_FAILED:
-        return datetime.fromisoformat(event.data["history"][-1]["at"])
+        return clock.read_rfc3339(event.data["history"][-1]["at"])
     return event.created_at
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from rest_framework import serializers
 
 from payflow import clock
-from payflow.api.fields import FlagField, StrictCharField, StrictSerializer
+from payflow.api.fields import FlagField, NumberField, StrictCharField, StrictSerializer
 from payflow.api.pages import CursorField, LimitField, PageQuery
 from payflow.events import EventType
 from webhooks import secrets
@@ -59,7 +59,7 @@ class UrlField(StrictCharField):
     """A URL exactly as sent; `webhooks/addresses.py` says which are taken."""
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(trim_whitespace=False, max_length=URL_LENGTH_MAX, **kwargs)
+        super().__init__(max_length=URL_LENGTH_MAX, **kwargs)
 
 
 class CreateWebhook(StrictSerializer):
@@ -69,7 +69,6 @@ class CreateWebhook(StrictSerializer):
     events = EventsField(help_text=EVENTS)
     secret = StrictCharField(
         required=False,
-        trim_whitespace=False,
         max_length=2 * secrets.TEXT_LENGTH_MAX,
         help_text="Your own secret to sign with: `whsec_` and 24 to 64 random bytes in base64. Left out, you "
         "get a new one.",
@@ -101,28 +100,15 @@ class LogQuery(PageQuery):
     cursor = CursorField("dlv_[0-9a-f]{32}")
 
 
-class SequenceField(serializers.IntegerField):
-    """A sequence number in plain digits."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            min_value=0,
-            max_value=_SEQUENCE_MAX,
-            default=0,
-            help_text="Only events after this sequence: the `next` of the page before.",
-        )
-
-    def to_internal_value(self, data: Any) -> int:
-        """Return the number; Python's own reading would take `1_0` and digits of other scripts too."""
-        if not (data.isascii() and data.isdigit() and len(data) <= len(str(_SEQUENCE_MAX))):
-            self.fail("invalid")
-        return super().to_internal_value(data)
-
-
-class EventsQuery(serializers.Serializer):
+class EventsQuery(StrictSerializer):
     """?after=&limit=."""
 
-    after = SequenceField()
+    after = NumberField(
+        minimum=0,
+        maximum=_SEQUENCE_MAX,
+        default=0,
+        help_text="Only events after this sequence: the `next` of the page before.",
+    )
     limit = LimitField()
 
 

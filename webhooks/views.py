@@ -17,9 +17,6 @@ from webhooks.errors import DeliveryPending, WebhookDisabled
 from webhooks.serializers import (
     ChangeWebhook,
     CreateWebhook,
-    EventsQuery,
-    ListQuery,
-    LogQuery,
     delivery_body,
     events_body,
     webhook_body,
@@ -41,9 +38,7 @@ class WebhookViewSet(ApiViewSet):
 
     def list(self, request: Request) -> Response:
         """GET /webhooks: newest first."""
-        query = ListQuery(data=request.query_params.dict())
-        query.is_valid(raise_exception=True)
-        asked = query.validated_data
+        asked = self.query
         rows = selectors.list_subscriptions(
             user_id=request.user.id, limit=asked["limit"] + 1, before_id=asked.get("cursor")
         )
@@ -94,9 +89,7 @@ class WebhookViewSet(ApiViewSet):
     @action(detail=True)
     def logs(self, request: Request, pk: str) -> Response:
         """GET /webhooks/{id}/logs: deliveries with their attempts, newest first."""
-        query = LogQuery(data=request.query_params.dict())
-        query.is_valid(raise_exception=True)
-        asked = query.validated_data
+        asked = self.query
         rows = selectors.list_deliveries(
             subscription_id=_own(request, pk).id,
             limit=asked["limit"] + 1,
@@ -118,9 +111,7 @@ class WebhookViewSet(ApiViewSet):
     @action(detail=True)
     def events(self, request: Request, pk: str) -> Response:
         """GET /webhooks/{id}/events: what was to be delivered, in order, for who has missed some."""
-        query = EventsQuery(data=request.query_params.dict())
-        query.is_valid(raise_exception=True)
-        after, limit = query.validated_data["after"], query.validated_data["limit"]
+        after, limit = self.query["after"], self.query["limit"]
         rows = selectors.list_events(subscription_id=_own(request, pk).id, after=after, limit=limit)
         return Response(events_body(rows, after))
 

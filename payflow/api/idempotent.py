@@ -17,6 +17,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from payflow import idempotency, metrics, redisdb
+from payflow.api.queries import ReadsQuery
 from payflow.crashpoints import crash_point
 from payflow.errors import IdempotencyInProgress, IdempotencyKeyReused, Transient
 from payflow.idempotency import Answer, Claim
@@ -33,7 +34,7 @@ class _Replay(Exception):  # noqa: N818 - no error: it leaves DRF's dispatch bef
         self.answer = answer
 
 
-class IdempotentViewSet(viewsets.ViewSet):
+class IdempotentViewSet(ReadsQuery, viewsets.ViewSet):
     """Guards every POST, PUT and PATCH of an authenticated caller who sends an idempotency key."""
 
     lasting_keys: ClassVar[frozenset[str]] = frozenset()

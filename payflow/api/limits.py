@@ -29,6 +29,7 @@ from payflow.api import problems
 from payflow.api.addresses import client_network
 from payflow.api.middleware import HTML_PREFIX
 from payflow.errors import Refused, Transient
+from payflow.text import email_spelling
 
 if TYPE_CHECKING:
     # It names this module's throttle in its settings, so it cannot be imported first.
@@ -255,9 +256,9 @@ def _is_admin_login(request: HttpRequest) -> bool:
 def _named(email: Any) -> list[Limit]:
     """Return the limit of an email, in the one spelling that accounts know it by, if there is one.
 
-    The admin's login form knows more spellings (Django's UsernameField, NFKC); they all count as one.
+    Spellings that look the same (Unicode NFKC) count as one.
     """
     if not isinstance(email, str):
         return []
-    spelling = unicodedata.normalize("NFKC", email).strip().lower()
+    spelling = email_spelling(unicodedata.normalize("NFKC", email))
     return [Limit(AUTH_EMAIL, f"email:{spelling}")] if len(spelling) <= _EMAIL_LENGTH_MAX else []

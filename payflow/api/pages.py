@@ -8,17 +8,14 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from rest_framework import serializers
-
-from payflow.api.fields import StrictSerializer
+from payflow.api.fields import NumberField, StrictCharField, StrictSerializer
 
 LIMIT_DEFAULT = 20
 LIMIT_MAX = 100
-_DIGITS = re.compile(r"[0-9]{1,9}", re.ASCII)
 Row = TypeVar("Row")
 
 
-class CursorField(serializers.CharField):
+class CursorField(StrictCharField):
     """The opaque `next` of an earlier page; `key_form` is what the key of a row looks like."""
 
     json_schema = {
@@ -45,24 +42,13 @@ class CursorField(serializers.CharField):
         return key
 
 
-class LimitField(serializers.IntegerField):
-    """How many rows a page holds, in plain digits."""
-
-    json_schema = {
-        "type": "integer",
-        "minimum": 1,
-        "maximum": LIMIT_MAX,
-        "description": "How many rows a page holds.",
-    }
+class LimitField(NumberField):
+    """How many rows a page holds."""
 
     def __init__(self) -> None:
-        super().__init__(min_value=1, max_value=LIMIT_MAX, default=LIMIT_DEFAULT)
-
-    def to_internal_value(self, data: Any) -> int:
-        """Return the number; Python's own reading would take `1_0` and digits of other scripts too."""
-        if not _DIGITS.fullmatch(data):
-            self.fail("invalid")
-        return super().to_internal_value(data)
+        super().__init__(
+            minimum=1, maximum=LIMIT_MAX, default=LIMIT_DEFAULT, help_text="How many rows a page holds."
+        )
 
 
 class PageQuery(StrictSerializer):

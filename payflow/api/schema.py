@@ -20,6 +20,7 @@ from rest_framework.serializers import Serializer
 from payflow.api import idempotent, limits, parsers, problems, schema_headers, schema_refusals, storage
 from payflow.api.describing import Answer, Link, Model, Operation, Refusal
 from payflow.api.fields import StrictSerializer
+from payflow.api.queries import ReadsQuery
 from payflow.api.schema_refusals import Traits
 
 # Refusals with the same code, each said in its own words.
@@ -94,6 +95,7 @@ class PayflowSchema(AutoSchema):
             is_authenticated=is_authenticated,
             is_guarded=is_authenticated and self.method in idempotent.METHODS,
             is_limited=not limits.UNCOUNTED.fullmatch(self.path),
+            reads_query=isinstance(self.view, ReadsQuery),
             takes_body=takes is not None,
             takes_amount=takes is not None and "amount" in takes().fields,
             body_bytes_max=parsers.body_bytes_max(self.path),

@@ -10,6 +10,7 @@ from rest_framework.exceptions import ValidationError
 
 from payflow.api import problems
 from payflow.api.describing import PART_PROBLEM, Operation, Refusal, record, text
+from payflow.api.fields import NoInput
 from payflow.api.limits import RateLimited
 from payflow.api.parsers import PayloadTooLarge
 from payflow.errors import (
@@ -36,6 +37,8 @@ class Traits:
     is_guarded: bool
     """It takes idempotency keys."""
     is_limited: bool
+    reads_query: bool
+    """It refuses parameters that it does not know."""
     takes_body: bool
     takes_amount: bool
     body_bytes_max: int
@@ -51,7 +54,7 @@ def refusals_of(operation: Operation, traits: Traits) -> list[Refusal]:
 
 
 def _common(operation: Operation, traits: Traits) -> Iterator[Refusal]:
-    if traits.takes_body or traits.is_guarded or operation.query:
+    if traits.takes_body or traits.is_guarded or traits.reads_query:
         yield _invalid(operation)
     if traits.takes_amount:
         yield InvalidAmount("The amount must be greater than zero.", field="amount")
@@ -80,9 +83,7 @@ def _common(operation: Operation, traits: Traits) -> Iterator[Refusal]:
 
 def _invalid(operation: Operation) -> Refused:
     """Return what the endpoint's own serializer says of a request that is not valid."""
-    serializer = operation.takes or operation.query
-    if serializer is None:
-        return Refused("The request is malformed.")
+    serializer = operation.takes or operation.query or NoInput
     fields = serializer().fields
     sent = {"limit": "0"} if "limit" in fields else {"color": "red"}
     if any(field.required for field in fields.values()):

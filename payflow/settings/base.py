@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,47 @@ BASE_DIR = Path(__file__).resolve().parents[2]
 
 
 class _Env(environ.Env):
+    """Reads a value in one way or not at all.
+
+    `environ` drops from a float what is no digit, takes any unknown word for false, and any script's digits.
+    """
+
     def get_value(self, var: str, *given: Any, **named: Any) -> Any:
-        """Read a variable; one that is no number where it should be is named, without its value."""
+        """Read a variable. An unreadable one is named, without its value."""
         try:
             return super().get_value(var, *given, **named)
+        except _NotAFlag as error:
+            raise ImproperlyConfigured(f"{var} is neither true nor false.") from error
         except ValueError as error:
             raise ImproperlyConfigured(f"{var} is not a number.") from error
 
     @classmethod
     def parse_value(cls, value: str, cast: Any) -> Any:
-        """Read a value; environ's own way to a float drops what is no digit and takes the rest."""
-        return float(value) if cast is float else super().parse_value(value, cast)
+        """Return the value that the text stands for. Raises ValueError."""
+        if isinstance(cast, list):
+            return [cls.parse_value(part, cast[0]) for part in value.split(",") if part]
+        if cast in (int, float):
+            pattern = _WHOLE if cast is int else _DECIMAL
+            if not pattern.fullmatch(value):
+                raise ValueError("not a number in plain digits")
+            return cast(value)
+        if cast is bool:
+            if value.lower() not in _FLAGS:
+                raise _NotAFlag
+            return _FLAGS[value.lower()]
+        return super().parse_value(value, cast)
+
+
+class _NotAFlag(ValueError):  # noqa: N818 - it reads as what happened
+    """The text is not a word for true or false."""
+
+
+_WHOLE = re.compile(r"-?[0-9]{1,15}", re.ASCII)
+_DECIMAL = re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,15})?", re.ASCII)
+_FLAGS = {
+    **dict.fromkeys(("true", "on", "yes", "y", "1"), True),
+    **dict.fromkeys(("false", "off", "no", "n", "0", ""), False),
+}
 
 
 env = _Env()

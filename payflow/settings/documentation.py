@@ -11,8 +11,10 @@ anyone can check.
 
 **Amounts** are decimal strings in the currency's own precision (`"25.50"` USD, `"7"` JPY). Requests may use
 JSON numbers instead. An amount that its currency cannot express is refused, never rounded. **Times** are
-RFC 3339 in UTC with milliseconds. **Ids** are opaque strings. Fields that are not described are refused in
-requests; clients should ignore those that they do not know in answers.
+RFC 3339 in UTC with milliseconds; requests may use any offset. **Ids** are opaque strings. Fields and query
+parameters that are not described are refused in requests, and so are those that are sent twice; clients
+should ignore fields that they do not know in answers. Only the root, the health checks, `/metrics` and the
+documents ignore their query. An encoded slash or backslash in a path is a 404.
 
 **Repeating is safe.** Send an `Idempotency-Key` with every POST, PUT and PATCH of somebody who is signed in.
 When the answer got lost, send the same again with the same key: it is answered like the first, with

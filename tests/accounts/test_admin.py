@@ -5,6 +5,7 @@ import re
 import pytest
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission
+from django.core.exceptions import ValidationError
 from django.test import Client
 
 from accounts import services, sessions
@@ -286,3 +287,27 @@ def test_a_helper_who_may_only_look_changes_nothing() -> None:
 def test_a_user_who_is_not_there_is_no_crash(staff: Client, key: str) -> None:
     response = staff.get(f"{LIST}{key}/change/", follow=True)
     assert re.search("exist|not found", response.content.decode(), re.IGNORECASE)
+
+
+@pytest.mark.parametrize(
+    "email", ["\uff53taff@example.com", "staff\uff20example.com", "\u017ftaff@example.com"]
+)
+def test_letters_that_look_like_an_email_sign_nobody_in(email: str) -> None:
+    UserFactory(email="staff@example.com", is_staff=True)
+    form = {"username": email, "password": PASSWORD}
+    assert Client().post("/admin/login/", form).status_code == 200
+    assert Client().post("/admin/login/", {**form, "username": " Staff@Example.com"}).status_code == 302
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("email", "staff@localhost"), ("email", "=?utf-8?q?bob?=@example.com"), ("name", "\u3164")],
+)
+def test_a_form_reads_emails_and_names_as_the_api_does(field: str, value: str) -> None:
+    user = UserFactory.build(**{field: value})
+    with pytest.raises(ValidationError) as refused:
+        user.full_clean()
+    assert set(refused.value.error_dict) == {field}
+    user.clean_fields(exclude={field})
+    with pytest.raises(ValidationError):
+        User.objects.create_user(**{"email": "a@example.com", "name": "Anna", field: value})

@@ -40,11 +40,17 @@ BAD_EMAILS = [
     "alice", "@example.com", "alice@", "alice@example", "a b@example.com", "alice@@example.com", ".*",
     "alice@example.com,bob@example.com", "alice@example.com\nbcc: x", '"alice b"@example.com',
     "alice@exämple.com", "аlice@example.com", "ألف@example.com", "\N{GRINNING FACE}@example.com",
-    "\u202ealice@example.com", "alice@[127.0.0.1", "x" * 250 + "@example.com",
+    "\u202ealice@example.com", "alice@[127.0.0.1", "x" * 250 + "@example.com", "alice@[127.0.0.1]",
+    "alice@127.0.0.1", "alice@10.0.0.10",
+    "alice@[IPv6:::1]", "alice@localhost", "=?utf-8?q?bob?=@example.com", "alice@=?utf-8?q?x?=.example.com",
+    "ali\u212ae@example.com", "alice@example.com\u00a0", ".alice@example.com", "alice.@example.com",
+    "al..ice@example.com", "x" * 65 + "@example.com", "alice@-x.example.com", "alice@example.com.",
+    "alice@example.c0m", "alice@example_1.com", "alice@example.com>", "<alice@example.com>",
 ]  # fmt: skip
 BAD_NAMES = [
     "x" * 121, "Alice\nBob", "Alice\tBob", "Alice\u0007", "Alice\u2028Bob", "\u202eecilA", "Alice\u2066",
-    "\u200b", "\u200d\u200d", "\ue000", "\uffff", "\u0301",
+    "\u200b", "\u200d\u200d", "\ue000", "\uffff", "\u0301", "\u3164", "\u115f\u1160", "\uffa0", "\u2800",
+    "Alice\u3164", "Alice\u200b", "\ufe0f", "Alice\U000e0041", "Alice\u200f", "\ufdd0", "\u00a0\u3000",
 ]  # fmt: skip
 BAD_NEW_PASSWORDS = ["short", "1234567890123", "password123", "x" * 129, "alice@example.com", "   "]
 BAD_PHONES = [

@@ -100,7 +100,7 @@ def test_refuses_an_amount_that_its_currency_cannot_express(
 NO_CURRENCIES = [
     "null", "1", "1.5", "true", "[]", "{}", '["USD"]', '{"$ne": ""}',
     *quoted("", " ", "usd", "Usd", "US", "USDX", "XXX", "BTC", "\uff35\uff33\uff24", "U\u0000D", "US$"),
-    *quoted("x" * 5_000),
+    *quoted("x" * 5_000, "USD ", " USD", "USD\t", "USD\u00a0", "USD\n"),
 ]  # fmt: skip
 
 
@@ -141,7 +141,8 @@ def test_refuses_no_receiver_and_two(anna: Party, bob: Party) -> None:
     [("receiver_id", "0" * 24), ("receiver_id", "nobody"), ("receiver_id", "1"), ("receiver_id", "../users"),
      ("receiver_id", "\uff10" * 24), ("receiver_id", "wal_1"), ("receiver_email", "nobody@example.com"),
      ("receiver_email", "bob"), ("receiver_email", ".*"), ("receiver_email", "bob@example.co"),
-     ("receiver_email", "bob@example.com,anna@example.com"), ("receiver_email", "b\u00f3b@example.com")],
+     ("receiver_email", "bob@example.com,anna@example.com"), ("receiver_email", "b\u00f3b@example.com"),
+     ("receiver_email", "bob@example.com\u00a0"), ("receiver_email", "=?utf-8?q?bob?=@example.com")],
 )  # fmt: skip
 def test_refuses_a_receiver_nobody_knows(anna: Party, field: str, value: str) -> None:
     raw = json.dumps({field: value, "amount": "1.00"})
@@ -151,6 +152,18 @@ def test_refuses_a_receiver_nobody_knows(anna: Party, field: str, value: str) ->
 def test_an_id_is_known_in_its_own_spelling_and_kind_only(anna: Party, bob: Party) -> None:
     for value in (bob.id.upper(), f"{bob.id}0", bob.wallet.id):
         refused(anna, PAY, body_of(PAY, receiver_id=f'"{value}"'), 404, "receiver_not_found")
+
+
+def test_letters_that_unicode_lowers_into_ascii_name_nobody(anna: Party) -> None:
+    join("Mike")
+    raw = json.dumps({"receiver_email": "mi\u212ae@example.com", "amount": "1.00"})
+    refused(anna, PAY, raw, 404, "receiver_not_found")
+
+
+@pytest.mark.parametrize("padded", [" {}", "{} ", "{}\t", "{}\u00a0"])
+def test_refuses_an_id_with_blanks_around_it(anna: Party, bob: Party, padded: str) -> None:
+    problem = refused(anna, PAY, json.dumps({"receiver_id": padded.format(bob.id), "amount": "1.00"}))
+    assert [(error["field"], error["code"]) for error in problem["errors"]] == [("receiver_id", "invalid_id")]
 
 
 @pytest.mark.parametrize("value", ["anna@example.com", "ANNA@Example.COM", " anna@example.com "])
@@ -166,7 +179,8 @@ def test_refuses_a_payment_to_oneself_by_id(anna: Party) -> None:
     "raw",
     ["null", "1", "true", "[]", "{}", *quoted("x" * 141, "\U0001f600" * 141, "nul \u0000", "two\nlines"),
      *quoted("tab\t", "\u001b[31mred", "\u007f", "next\u0085line", "line\u2028line", "turned \u202egpj.exe"),
-     *quoted("\u2066isolated\u2069")],
+     *quoted("\u2066isolated\u2069", "\ufffe", "\ufdd0", "\U0001ffff", "\ue000", "\u3164", "\u2800", " "),
+     *quoted("hidden \U000e0041\U000e0042", "\u200d\u200b", "deprecated \u206e")],
     ids=lambda raw: raw[:24],
 )  # fmt: skip
 def test_refuses_a_description_that_is_no_line_of_text(anna: Party, raw: str) -> None:
@@ -282,13 +296,18 @@ def test_brackets_in_a_text_are_no_nesting(anna: Party) -> None:
 # --- Queries, paths, headers ------------------------------------------------------------------------------
 
 NO_LIMITS = ["", "0", "-1", "101", "abc", "1.5", "10.0", "1e1", "1_0", "\uff11\uff10", " 1", "+1", "NaN",
-             "true", "1" + "0" * 30, "null", "1\u0000"]  # fmt: skip
-NO_CURSORS = ["", "!!!!", "abc", "MA==", "LTE=", "MQ", "M Q==", "MQ==MQ==", "x" * 401, "\u0000", "null",
+             "true", "1" + "0" * 30, "null", "1\u0000", "1 ", "01", "1\n"]  # fmt: skip
+NO_CURSORS = ["", "MQ== ", " MQ==", "!!!!", "abc", "MA==", "LTE=", "MQ", "M Q==", "MQ==MQ==", "x" * 401,
+              "\u0000", "null",
               "MTAwMDAwMDAwMDAwMDAwMDAwMDAwMDAw", "dHhuXzE=", "\u00e4", "8J+YgA=="]  # fmt: skip
 NO_TIMES = ["", "yesterday", "2026-01-31", "2026-01-31T09:30:00", "2026-13-01T00:00:00Z", "1767225600",
             "2026-02-30T00:00:00Z", "2026-01-31T25:00:00Z", "2026-01-31T09:30:00 00:00", "NaN", "\u0000",
             "0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59", "10000-01-01T00:00:00Z",
-            "\uff12\uff10\uff12\uff16-01-31T09:30:00Z", "2026-01-31T09:30:00+99:99"]  # fmt: skip
+            "\uff12\uff10\uff12\uff16-01-31T09:30:00Z", "2026-01-31T09:30:00+99:99",
+            "2026-W05-6T09:30:00Z", "2026-031T09:30:00Z", "20260131T093000Z", "2026-01-31T09:30:00,5Z",
+            "2026-01-31T09:30Z", "2026-01-31T09Z", "2026-01-31T0930Z", "2026-01-31 09:30:00Z",
+            "2026-01-31T09:30:00+0000", "2026-01-31T09:30:00+00", "2026-01-31T24:00:00Z",
+            "2026-01-31T09:30:60Z", "0000-01-01T00:00:00Z", " 2026-01-31T09:30:00Z"]  # fmt: skip
 NO_QUERIES = [
     *[(path, "limit", value) for path in ("/wallets/me/history", "/transactions") for value in NO_LIMITS],
     *[(path, "cursor", value) for path in ("/wallets/me/history", "/transactions") for value in NO_CURSORS],
@@ -300,7 +319,8 @@ NO_QUERIES = [
     ],
     *[("/wallets/me/history", "kind", value) for value in ("", "deposit", "NOPE", "DEPOSIT,DEBIT", "\u0000")],
     *[("/transactions", "status", value) for value in ("", "initiated", "DONE", "FAILED,COMPLETED")],
-    *[("/transactions", "direction", value) for value in ("", "SENT", "both", "$ne")],
+    *[("/transactions", "direction", value) for value in ("", "SENT", "both", "$ne", "sent ")],
+    *[("/transactions", "batch", value) for value in ("", "bat_1", f"bat_{'0' * 32} ", f" bat_{'0' * 32}")],
 ]
 
 

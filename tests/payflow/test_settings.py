@@ -9,8 +9,10 @@ import sys
 
 import pytest
 from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
 
 from payflow import safety, signing
+from payflow.settings import base
 from tests import dotenv
 
 SECRET = "s3cr3t-value-that-must-never-be-printed-a"
@@ -219,3 +221,26 @@ def test_names_every_reason_at_once() -> None:
     )
     assert [name for name in names if name not in done.stderr] == []
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+MISREAD = [
+    ("AUDIT_WALLETS_MAX", "\uff11\uff12", "is not a number"),
+    ("AUDIT_WALLETS_MAX", "1_000", "is not a number"),
+    ("AUDIT_WALLETS_MAX", " 5 ", "is not a number"),
+    ("REDIS_TIMEOUT_SECONDS", "1e0", "is not a number"),
+    ("REDIS_TIMEOUT_SECONDS", "nan", "is not a number"),
+    ("WEBHOOK_RETRY_SECONDS", "5,1_0", "is not a number"),
+    ("PAYFLOW_DEBUG", "flase", "is neither true nor false"),
+    ("PAYFLOW_DEBUG", "2", "is neither true nor false"),
+]
+
+
+@pytest.mark.parametrize(("variable", "value", "reason"), MISREAD)
+def test_a_value_that_two_readers_would_read_otherwise_is_refused(
+    variable: str, value: str, reason: str
+) -> None:
+    cast = {"WEBHOOK_RETRY_SECONDS": [float], "REDIS_TIMEOUT_SECONDS": float, "PAYFLOW_DEBUG": bool}
+    reader = base._Env()
+    reader.ENVIRON = {variable: value}
+    with pytest.raises(ImproperlyConfigured, match=f"^{variable} {reason}"):
+        reader.get_value(variable, cast=cast.get(variable, int), default=1)

@@ -8,9 +8,9 @@ from typing import Any
 from django.contrib.auth.password_validation import validate_password
 from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.core.validators import validate_email
 
 from accounts import services
+from accounts.models import validate_email
 from payflow.errors import Transient
 
 PASSWORD_VARIABLE = "PAYFLOW_STAFF_PASSWORD"  # noqa: S105 - the variable's name

@@ -21,6 +21,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from payflow.stack.errors import StackError
 from payflow.stack.progress import say
+from payflow.terminal import whole_number
 
 try:
     from payflow.stack.drill.drill import KINDS, Plan, run
@@ -48,7 +49,7 @@ class Command(BaseCommand):
             "--faults", type=_kinds, default=KINDS, help=f"some of {','.join(KINDS)} (default: all)"
         )
         parser.add_argument("--seconds", type=_seconds, default=SECONDS_DEFAULT, help="how long (60)")
-        parser.add_argument("--seed", type=_seed, help="repeats the load and the faults of another drill")
+        parser.add_argument("--seed", type=whole_number(0, SEED_MAX), help="repeats another drill")
         parser.add_argument("--json", type=Path, metavar="FILE", help="also write the report as JSON")
         parser.add_argument(
             "--keep", action="store_true", help="keep the data folder, with logs, in any case"
@@ -110,9 +111,3 @@ def _seconds(text: str) -> float:
     if not 1 <= seconds <= SECONDS_MAX:
         raise argparse.ArgumentTypeError(f"a number from 1 to {SECONDS_MAX:.0f}")
     return seconds
-
-
-def _seed(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) <= SEED_MAX):
-        raise argparse.ArgumentTypeError(f"a whole number from 0 to {SEED_MAX}")
-    return int(text)

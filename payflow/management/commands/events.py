@@ -18,6 +18,7 @@ from django.core.management.base import BaseCommand, CommandParser
 from payflow import listening
 from payflow.events import EventType
 from payflow.listening import START, STREAM_ID, Heard
+from payflow.terminal import whole_number
 
 LIMIT_MAX = 10**9
 
@@ -39,7 +40,9 @@ class Command(BaseCommand):
         )
         parser.add_argument("--user", metavar="ID", help="only what this user is a party to")
         parser.add_argument("--json", action="store_true", help="one JSON object per line")
-        parser.add_argument("--limit", type=_limit, metavar="N", help="end after so many events")
+        parser.add_argument(
+            "--limit", type=whole_number(1, LIMIT_MAX), metavar="N", help="end after so many events"
+        )
         begin = parser.add_mutually_exclusive_group()
         begin.add_argument(
             "--from-start", action="store_true", help="first what the stream still has, then what follows"
@@ -124,12 +127,6 @@ def _printable(text: str) -> str:
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text
     )
-
-
-def _limit(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= LIMIT_MAX):
-        raise argparse.ArgumentTypeError(f"a number from 1 to {LIMIT_MAX}")
-    return int(text)
 
 
 def _stream_id(text: str) -> str:

@@ -16,10 +16,10 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from pymongo.errors import PyMongoError
 
 from ledger import selectors as ledger
-from payflow import clock
+from payflow import clock, text
 from payflow.errors import Refused, Transient
 from payflow.money import EXPONENTS, format_amount
-from payflow.terminal import ascii_only, table
+from payflow.terminal import ascii_only, table, whole_number
 from transfers import operations, selectors
 from transfers.states import Status
 
@@ -44,7 +44,9 @@ class Command(BaseCommand):
         listing.add_argument(
             "--status", choices=[status.value for status in Status], help="only in this state"
         )
-        listing.add_argument("--limit", type=_limit, default=LIMIT_DEFAULT, help="how many at most")
+        listing.add_argument(
+            "--limit", type=whole_number(1, LIMIT_MAX), default=LIMIT_DEFAULT, help="how many at most"
+        )
         show = actions.add_parser("show", help="one transaction: timeline, entries, actions")
         retry = actions.add_parser("retry", help="drive one now and clear its flag")
         refund = actions.add_parser("refund", help="give the money back, unless its credit is decided")
@@ -165,16 +167,11 @@ def _time(moment: object) -> str:
     return clock.rfc3339(moment) if isinstance(moment, datetime) else "-"
 
 
-def _limit(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= LIMIT_MAX):
-        raise argparse.ArgumentTypeError(f"a number from 1 to {LIMIT_MAX}")
-    return int(text)
-
-
-def _who(text: str) -> str:
-    if not (text.strip() and text.isprintable() and len(text) <= WHO_LENGTH_MAX):
-        raise argparse.ArgumentTypeError(f"a name of 1 to {WHO_LENGTH_MAX} printable characters")
-    return text.strip()
+def _who(given: str) -> str:
+    who = given.strip()
+    if not (text.is_name(who) and len(who) <= WHO_LENGTH_MAX):
+        raise argparse.ArgumentTypeError(f"a name of 1 to {WHO_LENGTH_MAX} visible characters")
+    return who
 
 
 def _who_runs_this() -> str:

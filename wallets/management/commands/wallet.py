@@ -11,6 +11,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from ledger import monitor
+from payflow import text
 from payflow.errors import Refused, Transient
 from wallets import selectors, services
 
@@ -39,8 +40,8 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         """Settle, then thaw; safe to repeat."""
         wallet_id, who = options["id"], options["who"].strip()
-        if not (who and who.isprintable() and len(who) <= WHO_LENGTH_MAX):
-            raise CommandError(f"--who takes a name of 1 to {WHO_LENGTH_MAX} printable characters.")
+        if not (text.is_name(who) and len(who) <= WHO_LENGTH_MAX):
+            raise CommandError(f"--who takes a name of 1 to {WHO_LENGTH_MAX} visible characters.")
         try:
             if selectors.find_wallet_by_id(wallet_id=wallet_id) is None:
                 raise CommandError(f"There is no wallet {wallet_id}.")

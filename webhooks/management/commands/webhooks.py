@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, time
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -15,6 +15,7 @@ from pymongo.errors import PyMongoError
 
 from payflow import clock
 from payflow.errors import Refused, Transient
+from payflow.terminal import ascii_only, whole_number
 from webhooks import replay, selectors, staff
 
 LIMIT_DEFAULT = 20
@@ -40,12 +41,16 @@ class Command(BaseCommand):
         again = actions.add_parser("replay", help="send an endpoint's dead letters of a time again")
         again.add_argument("--subscription", metavar="ID", required=True)
         again.add_argument(
-            "--since", type=_moment, required=True, help="such as 2026-01-31 or 2026-01-31T09:30Z"
+            "--since", type=_moment, required=True, help="such as 2026-01-31 or 2026-01-31T09:30:00Z"
         )
         again.add_argument("--until", type=_moment, help="before this moment; now if left out")
         for each in (listing, dead, log):
-            each.add_argument("--limit", type=_limit, default=LIMIT_DEFAULT, help="how many at most")
-        again.add_argument("--limit", type=_limit, default=LIMIT_MAX, help="how many at most")
+            each.add_argument(
+                "--limit", type=whole_number(1, LIMIT_MAX), default=LIMIT_DEFAULT, help="how many at most"
+            )
+        again.add_argument(
+            "--limit", type=whole_number(1, LIMIT_MAX), default=LIMIT_MAX, help="how many at most"
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Run one action; whatever goes wrong becomes one sentence."""
@@ -71,9 +76,9 @@ class Command(BaseCommand):
         for row in rows:
             place = row.get("sequence") or "-"
             due = f", due {_time(row['next_attempt_at'])}" if row.get("next_attempt_at") else ""
-            self.stdout.write(_ascii(f"{row['_id']}  #{place}  {row['event_id']}  {row['status']}{due}"))
+            self.stdout.write(ascii_only(f"{row['_id']}  #{place}  {row['event_id']}  {row['status']}{due}"))
             for attempt in row["attempts"]:
-                self.stdout.write(_ascii(f"    {_attempt(attempt)}"))
+                self.stdout.write(ascii_only(f"    {_attempt(attempt)}"))
         self.stdout.write(f"{len(rows)} deliver{'y' if len(rows) == 1 else 'ies'}")
 
     def _replay(self, options: dict[str, Any]) -> None:
@@ -95,7 +100,7 @@ class Command(BaseCommand):
         widths = [max(map(len, column)) for column in zip(heads, *lines, strict=True)]
         for line in (heads, *lines):
             cells = (f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True))
-            self.stdout.write(_ascii("  ".join(cells).rstrip()))
+            self.stdout.write(ascii_only("  ".join(cells).rstrip()))
 
 
 def _endpoint(row: dict[str, Any]) -> tuple[Any, ...]:
@@ -121,20 +126,12 @@ def _time(moment: object) -> str:
     return clock.rfc3339(moment) if isinstance(moment, datetime) else "-"
 
 
-def _ascii(text: str) -> str:
-    """A receiver may have answered anything; a terminal must still take the line."""
-    return text.encode("unicode_escape").decode("ascii")
-
-
-def _limit(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= LIMIT_MAX):
-        raise argparse.ArgumentTypeError(f"a number from 1 to {LIMIT_MAX}")
-    return int(text)
-
-
-def _moment(text: str) -> datetime:
+def _moment(given: str) -> datetime:
+    """Return a time of RFC 3339, or the first moment of a day in UTC."""
     try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError("a date or a time of ISO 8601") from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        if len(given) == len("2026-01-31"):
+            return datetime.combine(clock.read_date(given), time.min, UTC)
+        return clock.read_rfc3339(given)
+    except clock.NotATime:
+        reason = "a day such as 2026-01-31 or a time such as 2026-01-31T09:30:00Z"
+        raise argparse.ArgumentTypeError(reason) from None
