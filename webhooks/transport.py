@@ -5,13 +5,14 @@ What must stay true:
   (addresses.py): a name that has changed its mind since then leads nowhere.
 - An attempt ends within its deadline, whatever the receiver does or leaves undone: the socket is then shut.
 - Nothing is followed, decompressed, remembered as a cookie, or sent through a proxy of the environment.
-- The status decides. Of the body only the beginning is read, and only for the log.
+- The status decides: the final one, behind any interim ones. Of the body only the beginning is read, and only
+  for the log.
+- A connection whose response was not read to a certain end, or behind which something came, is closed.
 """
 
 from __future__ import annotations
 
 import logging
-import re
 import socket
 import ssl
 import time
@@ -37,8 +38,10 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.util.ssl_ import create_urllib3_context
 
+from payflow.text import printable
 from webhooks import addresses
 from webhooks.errors import UrlRefused
+from webhooks.responses import ReceiverResponse
 
 logger = logging.getLogger(__name__)
 ANSWER_BYTES_KEPT = 1_024
@@ -49,7 +52,6 @@ ANSWER_BYTES_MAX = 16_384
 LOOKUPS_AT_ONCE_MAX = 64
 # The word of an attempt that was not made, for want of a thread to look the host up.
 NOT_MADE = "not_made"
-_UNPRINTABLE = re.compile(r"[^\x20-\x7e\xa0-\U0010ffff]|[\u2028-\u202e\u2066-\u2069\ufeff]")
 
 _lookups = ThreadPoolExecutor(LOOKUPS_AT_ONCE_MAX, thread_name_prefix="webhook-delivery-lookup")
 _lookups_free = BoundedSemaphore(LOOKUPS_AT_ONCE_MAX)
@@ -159,6 +161,8 @@ class Line:
             while count < ANSWER_BYTES_MAX and time.monotonic() < self._deadline:
                 chunk = response.raw.read1(ANSWER_BYTES_MAX - count, decode_content=False)
                 if not chunk:
+                    if not _may_reuse_connection(response):
+                        self._hang_up()
                     return readable(bytes(kept))
                 count += len(chunk)
                 kept += chunk[: ANSWER_BYTES_KEPT - len(kept)]
@@ -197,9 +201,14 @@ class Line:
             self._socket = None
 
 
+def _may_reuse_connection(response: requests.Response) -> bool:
+    original = response.raw._original_response
+    return isinstance(original, ReceiverResponse) and original.may_reuse_connection()
+
+
 def readable(body: bytes) -> str:
     """Return bytes of anybody's as one line of text that a log, a page or a terminal may show."""
-    return _UNPRINTABLE.sub("\ufffd", body.decode("utf-8", errors="replace"))
+    return printable(body.decode("utf-8", errors="replace"), "\ufffd")
 
 
 def word_for(problem: BaseException) -> str:
@@ -288,12 +297,16 @@ class _Adapter(IPFilterAdapter):
         line = self._line
 
         class Plain(HTTPConnection):
+            response_class = ReceiverResponse
+
             def _new_conn(self) -> socket.socket:
                 connection = super()._new_conn()
                 line.connected(connection)
                 return connection
 
         class Tls(HTTPSConnection):
+            response_class = ReceiverResponse
+
             def _new_conn(self) -> socket.socket:
                 connection = super()._new_conn()
                 line.connected(connection)
