@@ -7,9 +7,20 @@ hearing so, and never when it said no, or was not given the mail at all.
 from __future__ import annotations
 
 import smtplib
+from email.header import Header
 from typing import Any
 
 from django.core.mail.backends.smtp import EmailBackend
+
+
+def subject_text(text: str) -> str:
+    """Return what stands in the header Subject so that decoding it gives exactly `text`.
+
+    Text that looks like an encoded word (RFC 2047) is encoded itself, or programs would decode it.
+    """
+    is_plain = text.isascii() and text.isprintable() and "=?" not in text
+    # With its name the first encoded word fits on the first line: an empty line would be read as a space.
+    return text if is_plain else Header(text, "utf-8", header_name="Subject").encode(linesep="")
 
 
 class OutcomeUnknown(Exception):  # noqa: N818 - it reads as what happened

@@ -6,13 +6,13 @@ its own element: it makes no header, no mark-up and no sentence of ours.
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from django.template.loader import render_to_string
 
+from payflow import text
 from payflow.locales import amount_text, time_text
 from transfers.documents import Kind
 
@@ -45,12 +45,12 @@ def transfer_letter(
 ) -> Letter:
     """Return the mail about an ended transaction; `other_name` is the other party's."""
     amount = amount_text(row["amount_minor"], row["currency"], locale)
-    other = one_line(other_name) or "somebody"
+    other = _line(other_name) or "somebody"
     at = time_text(row["completed_at"], locale)
     facts = [
         ("Amount", amount),
         ("From" if kind is Kind.RECEIVED else "To", other),
-        ("Description", one_line(row.get("description") or "")),
+        ("Description", _line(row.get("description") or "")),
         ("Time", at),
         ("Transaction", row["_id"]),
     ]
@@ -62,7 +62,7 @@ def transfer_letter(
         headline = f"Your payment of {amount} to {other} failed"
         failure = row["failure"]
         money = "All of the money is back in your wallet." if failure["refunded"] else "Nothing was taken."
-        sentences = [one_line(failure["detail"]), money]
+        sentences = [_line(failure["detail"]), money]
     return _letter(_Content(headline, sentences, [(k, v) for k, v in facts if v]), unsubscribe_url)
 
 
@@ -75,22 +75,16 @@ def disabled_letter(facts: Mapping[str, Any], *, locale: str, unsubscribe_url: s
             "Nothing is sent to it until you enable it again; what it has missed can be fetched then.",
         ],
         [
-            ("Address", one_line(facts["url"])),
-            ("Webhook", one_line(facts["subscription_id"])),
+            ("Address", _line(facts["url"])),
+            ("Webhook", _line(facts["subscription_id"])),
             ("Since", time_text(facts["since"], locale)),
         ],
     )
     return _letter(content, unsubscribe_url)
 
 
-def one_line(text: str) -> str:
-    """Return text without what breaks lines, steers or turns around; bounded."""
-    kept = "".join(" " if unicodedata.category(char) in _STEERING else char for char in text)
-    return " ".join(kept.split())[:TEXT_LENGTH_MAX]
-
-
-# Unicode general categories: controls, format characters, surrogates, private use, line and paragraph ends.
-_STEERING = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
+def _line(stored: str) -> str:
+    return text.one_line(stored, TEXT_LENGTH_MAX)
 
 
 def _letter(content: _Content, unsubscribe_url: str) -> Letter:

@@ -37,7 +37,8 @@ from payflow.duties import Skipped
 from payflow.errors import Transient
 from payflow.locales import known_locale
 from payflow.mongodb import collection, unavailable_is_transient
-from payflow.smtp import OutcomeUnknown
+from payflow.smtp import OutcomeUnknown, subject_text
+from payflow.text import is_email
 from transfers import inbox, notices, selectors
 from transfers.documents import Kind, Notice, NoticeStatus
 from transfers.notice_texts import Letter, disabled_letter, transfer_letter
@@ -72,6 +73,10 @@ class Facts:
 
     users: Mapping[str, accounts.User]
     transactions: Mapping[str, Row]
+
+
+class UnusableAddress(Exception):  # noqa: N818 - it reads as what happened
+    """The stored address is none that the mail library passes on as it is; it was stored by older rules."""
 
 
 def next_try_seconds(attempts: int, chance: float) -> float:
@@ -337,11 +342,13 @@ def _message(row: Row, facts: Facts, connection: Any) -> EmailMultiAlternatives 
     user = facts.users.get(row["user_id"])
     if user is None or not user.is_active or user.email_notifications is False:
         return None
+    if not is_email(user.email):
+        raise UnusableAddress
     way_out = unsubscribe_url(user_id=row["user_id"])
     letter = _letter(row, facts, known_locale(user.locale or ""), way_out)
     domain = parseaddr(settings.DEFAULT_FROM_EMAIL)[1].rpartition("@")[2] or "localhost"
     message = EmailMultiAlternatives(
-        letter.subject,
+        subject_text(letter.subject),
         letter.text,
         to=[user.email],
         connection=connection,

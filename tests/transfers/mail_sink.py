@@ -46,6 +46,7 @@ class Sink:
 
     def __init__(self) -> None:
         self.mails: list[EmailMessage] = []
+        self.recipients: list[str] = []
         self.port = free_port()
         self.rcpt: list[str] = []
         self.data: list[str] = []
@@ -91,6 +92,7 @@ class Sink:
         await asyncio.sleep(self.thinks_seconds)
         answer = self.data.pop(0) if self.data else "250 OK"
         if not answer.startswith(("4", "5")):
+            self.recipients += envelope.rcpt_tos
             self.mails.append(message_from_bytes(envelope.content, policy=policy.default))
         if answer == "close":
             server.transport.close()

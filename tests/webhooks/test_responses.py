@@ -139,11 +139,22 @@ def test_a_connection_is_closed_after_a_response_with_an_uncertain_end(kind: str
 
 @pytest.mark.parametrize("rest", [OK, b"x", b"\r\n"])
 def test_what_comes_late_is_not_the_answer_to_the_next_request(rest: bytes) -> None:
-    with receiving(Script(OK, rest)) as receiver, Line(receiver.url) as line:
+    is_answered, requests = threading.Event(), []
+
+    def converse(connection: socket.socket) -> None:
+        while receivers.read_request(connection):
+            requests.append(1)
+            connection.sendall(OK if len(requests) == 1 else FAILED)
+            if len(requests) == 1:
+                is_answered.wait(60)
+                connection.sendall(rest)
+
+    with receiving(converse) as receiver, Line(receiver.url) as line:
         assert line.post(b"{}", {}).status_code == 200
+        assert line._socket is not None, "nothing was wrong with it yet"
+        is_answered.set()
         # Until what is late has come.
-        assert line._socket is not None
-        line._socket.settimeout(20)
+        line._socket.settimeout(60)
         assert line._socket.recv(1, socket.MSG_PEEK)
         assert line.post(b"{}", {}).status_code == 500
         assert receiver.connections == 2
