@@ -46,6 +46,20 @@ class BearerAuthentication(BaseAuthentication):
             caller.record = selectors.require_active(user_id=caller.id)
         return caller, caller.token
 
+    @staticmethod
+    def find_known_user(authorization: str) -> str | None:
+        """Return whose credentials these are, asking nobody; None where that takes a query.
+
+        The web front shares out what may wait by it. It says nothing of what the user may do.
+        """
+        scheme, _, encoded = authorization.strip().partition(" ")
+        if scheme.lower() != "bearer":
+            return None
+        encoded = encoded.strip()
+        if encoded.startswith(api_keys.BEARER_PREFIX):
+            return api_keys.find_known_owner(encoded)
+        return tokens.find_known_user(encoded)
+
     def authenticate_header(self, request: Request) -> str:
         """Return the challenge that makes a missing token a 401."""
         return "Bearer"

@@ -23,9 +23,14 @@ def current() -> str:
     return _current.get()
 
 
+def choose(value: str | None) -> str:
+    """Return `value` if it is safe, else a new id."""
+    return value if value and _SAFE.fullmatch(value) else new_id("cor")
+
+
 def enter(value: str | None) -> str:
     """Make `value` the current correlation id if it is safe, else a new one; return what was chosen."""
-    chosen = value if value and _SAFE.fullmatch(value) else new_id("cor")
+    chosen = choose(value)
     _current.set(chosen)
     return chosen
 

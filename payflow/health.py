@@ -4,13 +4,18 @@ The dependencies in NEEDED_TO_SERVE decide whether requests should come here: wh
 instance is without it, and what does not need it still works. Reports, which apps register, say what else an
 operator should know; they make the status "degraded", and requests still come. A report that cannot be made
 does so, too: its part may be anything but well.
+
+Invariant: a check answers within HEALTH_SECONDS_MAX, whatever it asks. What has not answered by then is down.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
+from threading import Lock
 from typing import Any
 
 from django.conf import settings
@@ -56,26 +61,76 @@ def report_storage() -> Report:
 REPORTS: dict[str, Callable[[], Report]] = {"duties": report_duties, "storage": report_storage}
 
 
+UNKNOWN = Report(is_well=False, facts={"status": "unknown"})
+
+
+class _Asked:
+    """A question that is asked at most once at a time, however many wait for the answer, or have it."""
+
+    def __init__(self, ask: Callable[[], Any]) -> None:
+        self._ask = ask
+        self._lock = Lock()
+        self._answer: Future[Any] = Future()
+        self._asked_at = float("-inf")
+
+    def ask(self) -> None:
+        """Ask now, unless that is under way, or was done within HEALTH_FRESH_SECONDS."""
+        with self._lock:
+            now = time.monotonic()
+            is_under_way = self._asked_at > 0 and not self._answer.done()
+            if is_under_way or now - self._asked_at < settings.HEALTH_FRESH_SECONDS:
+                return
+            self._answer, self._asked_at = _threads().submit(self._ask), now
+
+    def answer(self) -> Any:
+        """Return the answer. Raises what the question raised, or TimeoutError after HEALTH_SECONDS_MAX."""
+        with self._lock:
+            answer, due_at = self._answer, self._asked_at + settings.HEALTH_SECONDS_MAX
+        return answer.result(max(0.0, due_at - time.monotonic()))
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    # One for each question, as each is asked once at a time. Made late: a thread does not survive a fork.
+    return ThreadPoolExecutor(max_workers=len(DEPENDENCIES) + 1, thread_name_prefix="health")
+
+
+_pings = {name: _Asked(lambda name=name: DEPENDENCIES[name]()) for name in DEPENDENCIES}  # type: ignore[misc]
+
+
 def check(names: Collection[str]) -> dict[str, str]:
     """Return "up" or "down" for each of these. All are asked at once, so the slowest sets the time."""
-    with ThreadPoolExecutor(max_workers=len(names)) as pool:
-        return dict(zip(names, pool.map(_verdict, [DEPENDENCIES[name] for name in names]), strict=True))
+    for name in names:
+        _pings[name].ask()
+    return {name: _verdict(_pings[name]) for name in names}
 
 
-def _verdict(ping: Callable[[], None]) -> str:
+def _verdict(ping: _Asked) -> str:
     try:
-        ping()
-    except Transient:
+        ping.answer()
+    except (Transient, TimeoutError):
         return "down"
     return "up"
 
 
 def reports() -> dict[str, Report]:
-    """Return each part's report; one that cannot be made now says so, and is not well."""
+    """Return each part's report; one that cannot be made now, or in time, says so, and is not well."""
+    _reports.ask()
+    try:
+        made: dict[str, Report] = _reports.answer()
+    except TimeoutError:
+        return dict.fromkeys(REPORTS, UNKNOWN)
+    return made
+
+
+def _make_reports() -> dict[str, Report]:
     made = {}
     for name, report in REPORTS.items():
         try:
             made[name] = report()
         except Transient:
-            made[name] = Report(is_well=False, facts={"status": "unknown"})
+            made[name] = UNKNOWN
     return made
+
+
+_reports = _Asked(_make_reports)

@@ -99,6 +99,21 @@ IDEMPOTENCY = Counter(
 RATE_LIMITED = Counter(
     "payflow_rate_limited", "Requests that a rate limit refused, by group of endpoints.", ["group"]
 )
+WEB_REFUSED = Counter(
+    "payflow_web_refused",
+    "Requests that the web front did not begin: queue_full, caller_share, waited_too_long, bodies, streams"
+    " (answered `overloaded`), body_too_slow, client_left.",
+    ["reason"],
+)
+WEB_WAIT_SECONDS = Histogram(
+    "payflow_web_wait_seconds",
+    "How long requests waited for a thread before they were begun.",
+    ["lane"],
+    buckets=(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0),
+)
+WEB_WAITING = Gauge(
+    "payflow_web_waiting", "Requests that wait for a thread now.", ["lane"], multiprocess_mode="livesum"
+)
 WEBHOOK_ATTEMPTS = Counter(
     "payflow_webhook_attempts", "Attempts at deliveries by what came of them.", ["outcome"]
 )

@@ -1,4 +1,4 @@
-"""The WSGI application that granian serves: Django's, but no media type keeps a request from its answer."""
+"""Django's WSGI application, but no media type keeps a request from its answer. The web front runs it."""
 
 import os
 from typing import Any

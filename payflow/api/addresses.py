@@ -1,8 +1,8 @@
 """Whose address a request comes from, as far as it can be believed.
 
 What must stay true: what a client writes into X-Forwarded-For never chooses its address. Only the entries
-that our own proxies have added count, and TRUSTED_PROXY_HOPS says how many those are. For that the proxy
-must drop headers with underscores in their names: WSGI cannot tell X_Forwarded_For from X-Forwarded-For.
+that our own proxies have added count, and TRUSTED_PROXY_HOPS says how many those are. For that the web front
+drops headers with underscores in their names (payflow/front/environ.py).
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 GLOBAL, AUTH, AUTH_EMAIL = "global", "auth", "auth_email"
 SHUT_WITHOUT_REDIS = frozenset({AUTH, AUTH_EMAIL})
 # Machines of our own ask these, often all from one address.
-UNCOUNTED = re.compile(r"/(health/live|health/ready|metrics|static/.*)", re.DOTALL)
+UNCOUNTED = re.compile(r"/(health|health/live|health/ready|metrics|static/.*)", re.DOTALL)
 ADMIN_LOGIN = "/admin/login/"
 _EMAIL_LENGTH_MAX = 1_000
 SPENT_MAX = 10_000

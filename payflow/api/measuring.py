@@ -22,9 +22,6 @@ class MeasuringMiddleware:
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         self._get_response = get_response
-        metrics = Metrics.get_instance()
-        self._counts = metrics.responses_by_status_view_method
-        self._times = metrics.requests_latency_by_view_method
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         """Answer, count the answer, and note how long it took."""
@@ -32,8 +29,13 @@ class MeasuringMiddleware:
         response = self._get_response(request)
         match = getattr(request, "resolver_match", None)
         view = (match.view_name if match else None) or "<unnamed view>"
-        method = request.method if request.method in METHODS else "<invalid method>"
-        status = str(response.status_code)
-        self._counts.labels(status=status, view=view, method=method).inc()
-        self._times.labels(view=view, method=method).observe(TimeSince(began))
+        record(view, request.method, response.status_code, began)
         return response
+
+
+def record(view: str, method: str | None, status: int, began: float) -> None:
+    """Count one answer, and the time since `began` (django-prometheus's Time)."""
+    known = method if method in METHODS else "<invalid method>"
+    metrics = Metrics.get_instance()
+    metrics.responses_by_status_view_method.labels(status=str(status), view=view, method=known).inc()
+    metrics.requests_latency_by_view_method.labels(view=view, method=known).observe(TimeSince(began))

@@ -67,6 +67,31 @@ class UnsupportedMediaType(Refused):
     detail = "Send the body as application/json."
 
 
+class Overloaded(Transient):
+    """More requests wait than can be answered in time, so this one was not begun."""
+
+    code = "overloaded"
+    title = "Overloaded"
+    advice = (
+        "Wait as many seconds as `Retry-After` says, then send it again, with the same `Idempotency-Key`."
+        " Have fewer requests under way at once."
+    )
+    detail = "Too many requests wait already. This one was not begun. Try again shortly."
+
+    def __init__(self) -> None:
+        super().__init__(self.detail)
+
+
+class BodyTooSlow(Refused):
+    """The body did not arrive within the time limit, so the request was not begun."""
+
+    code = "request_timeout"
+    status = 408
+    title = "Request timeout"
+    advice = "Send the whole body at once, on a new connection."
+    detail = "The body did not arrive in time."
+
+
 class InternalError(Refused):
     """Something that nobody foresaw. It has been logged with the correlation id, for somebody to look at."""
 

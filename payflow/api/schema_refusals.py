@@ -69,6 +69,7 @@ def _common(operation: Operation, traits: Traits) -> Iterator[Refusal]:
     yield problems.LengthRequired()
     yield PayloadTooLarge(f"The body must be at most {traits.body_bytes_max} bytes.")
     if traits.takes_body:
+        yield problems.BodyTooSlow()
         yield problems.UnsupportedMediaType()
     if traits.is_limited:
         yield RateLimited(
@@ -77,6 +78,7 @@ def _common(operation: Operation, traits: Traits) -> Iterator[Refusal]:
     yield problems.InternalError()
     if operation.needs_servers:
         yield Transient()
+        yield problems.Overloaded()
     if traits.writes:
         yield StorageFull()
 

@@ -55,6 +55,30 @@ RATELIMIT_CACHE_PREFIX = "payflow:limits:"
 TRUSTED_PROXY_HOPS = env.int("TRUSTED_PROXY_HOPS", default=0)
 safety.refuse_out_of_range([("TRUSTED_PROXY_HOPS", TRUSTED_PROXY_HOPS, 0, 10)])
 
+# --- The web processes (payflow/front/) ------------------------------------------------------------------
+
+# The Procfile reads the number of processes; the others hold for each of them.
+WEB_PROCESSES = env.int("PAYFLOW_WEB_PROCESSES", default=2)
+WEB_THREADS = env.int("PAYFLOW_WEB_THREADS", default=4)
+# About a second of work: what comes when so many wait is refused at once (503 `overloaded`).
+WEB_WAITING_MAX = env.int("PAYFLOW_WEB_WAITING_MAX", default=16 * WEB_THREADS)
+WEB_WAITING_PER_CALLER_MAX = env.int(
+    "PAYFLOW_WEB_WAITING_PER_CALLER_MAX", default=max(1, WEB_WAITING_MAX // 4)
+)
+WEB_WAIT_SECONDS_MAX = env.float("PAYFLOW_WEB_WAIT_SECONDS_MAX", default=2.0)
+WEB_BODY_SECONDS_MAX = env.float("PAYFLOW_WEB_BODY_SECONDS_MAX", default=10.0)
+safety.refuse_out_of_range(
+    [
+        ("PAYFLOW_WEB_PROCESSES", WEB_PROCESSES, 1, 64),
+        ("PAYFLOW_WEB_THREADS", WEB_THREADS, 1, 64),
+        ("PAYFLOW_WEB_WAITING_MAX", WEB_WAITING_MAX, 1, 10_000),
+        ("PAYFLOW_WEB_WAITING_PER_CALLER_MAX", WEB_WAITING_PER_CALLER_MAX, 1, WEB_WAITING_MAX),
+        # With the work itself, an answer is to come within five seconds.
+        ("PAYFLOW_WEB_WAIT_SECONDS_MAX", WEB_WAIT_SECONDS_MAX, 0.1, 4),
+        ("PAYFLOW_WEB_BODY_SECONDS_MAX", WEB_BODY_SECONDS_MAX, 0.1, 60),
+    ]
+)
+
 # --- Browsers ---------------------------------------------------------------------------------------------
 
 # For JSON, which needs nothing; payflow/api/headers.py has what the pages for people may do.

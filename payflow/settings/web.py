@@ -7,6 +7,7 @@ from datetime import timedelta
 from payflow import safety
 from payflow.settings.base import (
     BASE_DIR,
+    ENVIRONMENT,
     IS_PRODUCTION,
     MONGODB_DATABASE,
     MONGODB_OPTIONS,
@@ -193,6 +194,10 @@ safety.refuse_out_of_range(
         ("IDEMPOTENCY_ANSWER_BYTES_MAX", IDEMPOTENCY_ANSWER_BYTES_MAX, 0, 16 * 2**20),
     ]
 )
+
+# A health check gives up on a dependency after so long, and its outcome counts for so long. Tests ask anew.
+HEALTH_SECONDS_MAX = 0.7
+HEALTH_FRESH_SECONDS = 0.0 if ENVIRONMENT == "test" else 1.0
 
 # GET /metrics is for who sends this as a bearer token; without one, for nobody in production, else for all.
 METRICS_TOKEN = env.str("METRICS_TOKEN", default="")

@@ -45,7 +45,7 @@ TABLE = [
 
 # Trusted hops, X-Forwarded-For.
 UNREADABLE = [
-    # Fewer entries than hops. The server hands over a line with a byte above 0x7f as an empty one.
+    # Fewer entries than hops.
     (1, ""),
     (1, " "),
     (2, "1.2.3.4"),

@@ -183,7 +183,7 @@ def test_a_body_refused_unread_counts(limited: Limited) -> None:
     assert codes == [413, 429]
 
 
-@pytest.mark.parametrize("path", ["/health/live", "/health/ready", "/metrics"])
+@pytest.mark.parametrize("path", ["/health", "/health/live", "/health/ready", "/metrics"])
 def test_what_our_own_machines_ask_is_not_counted(limited: Limited, path: str) -> None:
     limited(**{"global": 1})
     answers = [Api().get(path) for _ in range(3)]

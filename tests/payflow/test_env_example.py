@@ -11,7 +11,7 @@ from payflow.stack.paths import ROOT, read_dotenv
 
 EXAMPLE = ROOT / ".env.example"
 APPS = ("payflow", "ledger", "wallets", "accounts", "transfers", "webhooks")
-READ = re.compile(r'(?:\benv\.\w+|environ(?:\.get)?|\bsettings\.get)\s*[(\[]\s*"([A-Z][A-Z0-9_]+)"')
+READ = re.compile(r'(?:\benv\.\w+|\bos\.environ(?:\.get)?|\bsettings\.get)\s*[(\[]\s*"([A-Z][A-Z0-9_]+)"')
 NAMED = re.compile(r'"(PAYFLOW_[A-Z_]+)"')
 # The operating system's and other programs' own.
 NO_SETTINGS = {"PATH", "PYTHONPATH"}
