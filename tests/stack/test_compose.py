@@ -41,6 +41,11 @@ def split_environment(command: str) -> tuple[dict[str, str], list[str]]:
     return dict(word.split("=", 1) for word in words[1:first]), words[first:]
 
 
+def by_default(text: str) -> str:
+    """Return what a shell and Compose make of a text where no variable is set."""
+    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)
+
+
 def image_command() -> list[str]:
     """Return the Dockerfile's CMD, which runs where a service names no command."""
     text = (ROOT / "docker" / "Dockerfile").read_text().replace("\\\n", "")
@@ -48,14 +53,18 @@ def image_command() -> list[str]:
     return command
 
 
+def test_the_image_runs_the_web_processes_by_itself() -> None:
+    assert image_command() == [by_default(word) for word in SERVICES["web"]["command"]]
+
+
 @pytest.mark.parametrize("name", PROCESSES)
 def test_a_service_runs_what_the_procfile_runs(name: str) -> None:
     command = PROCESSES[name]
     for here, there in HOSTS.get(name, {}).items():
         command = command.replace(here, there)
-    environment, words = split_environment(re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", command))
+    environment, words = split_environment(by_default(command))
     service = SERVICES[name]
-    assert service.get("command", image_command()) == words
+    assert [by_default(word) for word in service.get("command", image_command())] == words
     assert {key: str(service["environment"].get(key)) for key in environment} == environment
 
 
