@@ -160,7 +160,7 @@ class Keyring:
             raise BadSignature(f"It holds what nobody could have signed: {error}.") from None
         except InvalidSignature:
             raise BadSignature(
-                f"The signature of key {kid!r} does not fit: the receipt or the signature was changed."
+                f"The signature of key {kid!r} does not fit: the document or the signature was changed."
             ) from None
         return key
 

@@ -1,6 +1,9 @@
 """`manage.py audit --full`: verify the ledger's invariants L1 to L8, over everything or over one wallet, and
 compare the ledger with the checkpoints of the continuous audit (which GET /ledger/audit tells of).
 
+`--export-heads FILE` also writes a signed statement of all heads, `--against FILE` proves that the ledger
+extends such a statement.
+
 Exit status: 0 everything holds, 1 something is violated, 2 the audit could not run.
 """
 
@@ -9,9 +12,11 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
+from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from pymongo.errors import PyMongoError
 from rich.console import Console
@@ -19,6 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ledger import checkpoints
 from ledger.audit import audit
+from ledger.head_statements import BadStatement, Statement, StatementWriter, find_contradictions
 from ledger.reading import Progress as OnProgress
 from ledger.verdict import VIOLATIONS_KEPT_MAX, Sums, Verdict, Violation
 from payflow import clock
@@ -54,38 +60,42 @@ class Command(BaseCommand):
             help="treat a transaction that has not ended, and a batch that is not all written down, as a "
             "violation (use it on a system at rest)",
         )
+        parser.add_argument(
+            "--export-heads",
+            metavar="FILE",
+            type=Path,
+            help="write a signed statement of every wallet's head to a new file, if everything holds",
+        )
+        parser.add_argument(
+            "--against",
+            metavar="FILE",
+            type=Path,
+            help="prove that the ledger extends an earlier statement: nothing in it is gone or changed",
+        )
         parser.add_argument("--json", action="store_true", help="print the verdict as JSON")
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Run the audit and print its verdict."""
-        wallet_id = options["wallet"]
-        try:
+        wallet_id, path = options["wallet"], options["export_heads"]
+        with _failures_as_sentences():
+            if wallet_id and (path or options["against"]):
+                raise CommandError("A statement is about all wallets, not one.", returncode=COULD_NOT_RUN)
             if wallet_id and wallets.find_wallet_by_id(wallet_id=wallet_id) is None:
                 raise CommandError(f"There is no wallet {wallet_id}.", returncode=COULD_NOT_RUN)
-            with _progress_bar() as on_progress:
-                verdict = audit(
-                    transactions=StoredTransactions(),
-                    wallet_id=wallet_id,
-                    expect_settled=options["expect_settled"],
-                    against_checkpoints=not options["forget_checkpoints"],
-                    on_progress=on_progress,
-                )
-            if options["expect_settled"] and wallet_id is None:
-                for batch_id in selectors.list_unfinished_batches(limit=VIOLATIONS_KEPT_MAX):
-                    verdict.add(Violation("L7", f"batch {batch_id} is not all written down"))
+            earlier = _verified_statement(options["against"]) if options["against"] else None
+            with _writing_statement(path) if path else nullcontext() as writer:
+                verdict = _audit(options, earlier, writer)
+                if writer and verdict.is_clean:
+                    writer.finish(settings.RECEIPT_SIGNING_KEYS)
             if options["forget_checkpoints"] and verdict.is_clean:
                 checkpoints.forget_all()
-        except Transient as error:
-            raise CommandError(
-                f"The audit could not run. {error.detail}", returncode=COULD_NOT_RUN
-            ) from error
-        except PyMongoError as error:
-            reason = f"The audit could not run: MongoDB said {type(error).__name__}."
-            raise CommandError(reason, returncode=COULD_NOT_RUN) from error
+        notes = [*_statement_notes(verdict, earlier, path, writer)]
         if options["json"]:
-            self.stdout.write(json.dumps(verdict.as_dict(), indent=2))
+            self.stdout.write(json.dumps({**verdict.as_dict(), "notes": notes}, indent=2))
         else:
             self._print(verdict, is_partial=wallet_id is not None)
+            for note in notes:
+                self.stdout.write(f"  {_ascii(note)}")
         if not verdict.is_clean:
             sys.exit(VIOLATED)
 
@@ -103,6 +113,76 @@ class Command(BaseCommand):
         hidden = verdict.violations_count - len(verdict.violations)
         if hidden:
             self.stdout.write(f"  and {hidden:,} more")
+
+
+def _audit(options: dict[str, Any], earlier: Statement | None, writer: StatementWriter | None) -> Verdict:
+    with _progress_bar() as on_progress:
+        verdict = audit(
+            transactions=StoredTransactions(),
+            wallet_id=options["wallet"],
+            expect_settled=options["expect_settled"],
+            against_checkpoints=not options["forget_checkpoints"],
+            on_progress=on_progress,
+            on_head=writer.add if writer else lambda head: None,
+        )
+    if earlier:
+        for violation in find_contradictions(earlier):
+            verdict.add(violation)
+    if options["expect_settled"] and options["wallet"] is None:
+        for batch_id in selectors.list_unfinished_batches(limit=VIOLATIONS_KEPT_MAX):
+            verdict.add(Violation("L7", f"batch {batch_id} is not all written down"))
+    return verdict
+
+
+@contextmanager
+def _failures_as_sentences() -> Iterator[None]:
+    """Turn what keeps the audit from running into a sentence and its exit status."""
+    try:
+        yield
+    except Transient as error:
+        raise CommandError(f"The audit could not run. {error.detail}", returncode=COULD_NOT_RUN) from error
+    except PyMongoError as error:
+        reason = f"The audit could not run: MongoDB said {type(error).__name__}."
+        raise CommandError(reason, returncode=COULD_NOT_RUN) from error
+    except (BadStatement, OSError) as error:
+        # The statement was changed while it was read, or the new one could not be written.
+        raise CommandError(f"The audit could not run: {error}", returncode=COULD_NOT_RUN) from error
+
+
+def _verified_statement(path: Path) -> Statement:
+    """Return an earlier statement that is genuine: a forged one is refused before the audit begins."""
+    statement = Statement(path, keys=settings.RECEIPT_SIGNING_KEYS, issuer=settings.RECEIPT_ISSUER)
+    try:
+        statement.verify()
+    except OSError as error:
+        raise CommandError(f"{path} cannot be read: {error.strerror}.", returncode=COULD_NOT_RUN) from error
+    except BadStatement as error:
+        raise CommandError(f"{path} proves nothing: {error}", returncode=COULD_NOT_RUN) from error
+    return statement
+
+
+def _writing_statement(path: Path) -> StatementWriter:
+    try:
+        return StatementWriter(path, issuer=settings.RECEIPT_ISSUER, exported_at=clock.now())
+    except FileExistsError as error:
+        reason = f"{path} exists already: it may be the statement that finds a loss."
+        raise CommandError(reason, returncode=COULD_NOT_RUN) from error
+    except OSError as error:
+        raise CommandError(
+            f"{path} cannot be written: {error.strerror}.", returncode=COULD_NOT_RUN
+        ) from error
+
+
+def _statement_notes(
+    verdict: Verdict, earlier: Statement | None, path: Path | None, writer: StatementWriter | None
+) -> Iterator[str]:
+    if earlier and verdict.is_clean:
+        yield f"It extends the statement of {earlier.exported_at}: {earlier.wallets:,} wallets."
+    if writer and verdict.is_clean:
+        kid = settings.RECEIPT_SIGNING_KEYS.signer.kid
+        yield f"{path} states the heads of {writer.wallets:,} wallets, signed with the key {kid}."
+    elif writer:
+        yield f"{path} was not written: only a ledger that holds is stated."
 
 
 def _summary(verdict: Verdict, *, is_partial: bool) -> Iterator[str]:
