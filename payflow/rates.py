@@ -19,6 +19,11 @@ class Rate(NamedTuple):
     limit: int
     seconds: int
 
+    @property
+    def per_day(self) -> float:
+        """Return how many requests fit into a day."""
+        return self.limit * 86_400 / self.seconds
+
 
 def read_rates(texts: Mapping[str, tuple[str, str]]) -> dict[str, Rate | None]:
     """Return each group's rate, None where it is off, from the group's variable and what that says.

@@ -9,6 +9,7 @@ import base64
 import binascii
 import hashlib
 import math
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import combinations
@@ -25,6 +26,10 @@ SEALING_KEY_BYTES = 32
 # secret with fewer different characters (of 32 random hexadecimal digits one in 30 million has so few).
 _DIFFERENT_BYTES_MIN = 12
 _DIFFERENT_CHARACTERS_MIN = 8
+_HOST = re.compile(r"\.?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*|\[[0-9A-Fa-f:.]+\]", re.ASCII)
+# Below these everybody registers names, as below `.com`.
+_SHARED_SUFFIX = re.compile(r"\.(ac|co|com|edu|gob|gov|gv|ltd|ne|net|or|org|plc)\.[a-z]{2}", re.IGNORECASE)
+_ORIGIN = re.compile(r"https://[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*(:[0-9]{1,5})?", re.ASCII)
 
 
 def read_receipt_keys(entries: Sequence[str], *, is_production: bool) -> tuple[signing.Keyring, str]:
@@ -112,13 +117,14 @@ def refuse_unsafe_production(
     sealing_keys_fault: str,
     ledger_keys_fault: str,
     addresses: Mapping[str, str],
+    address_faults: Sequence[str],
     allowed_hosts: Sequence[str],
     debug: bool,
     deposits_open: bool,
     webhooks_open: Mapping[str, bool],
 ) -> None:
     """Raise ImproperlyConfigured with every reason at once, so that one restart is enough."""
-    reasons = [f"{name} {fault}" for name, value in secrets.items() if (fault := _fault_of_secret(value))]
+    reasons = [f"{name} {fault}" for name, value in secrets.items() if (fault := fault_of_secret(value))]
     reasons += [
         f"{one} and {other} are the same"
         for (one, value), (other, same) in combinations(secrets.items(), 2)
@@ -131,6 +137,7 @@ def refuse_unsafe_production(
     if ledger_keys_fault:
         reasons.append(f"LEDGER_KEYS {ledger_keys_fault}")
     reasons += [f"{name} is not set" for name, value in addresses.items() if not value]
+    reasons += address_faults
     if debug:
         reasons.append("PAYFLOW_DEBUG is on")
     if deposits_open:
@@ -138,9 +145,21 @@ def refuse_unsafe_production(
     reasons += [
         f"{name} is on: webhooks could reach what is not public" for name, on in webhooks_open.items() if on
     ]
-    if not allowed_hosts or "*" in allowed_hosts:
+    if not allowed_hosts or not all(names_a_service(host) for host in allowed_hosts):
         reasons.append("ALLOWED_HOSTS does not name this service's hosts")
     refuse_in_production(dict.fromkeys(reasons, True))
+
+
+def names_a_service(host: str) -> bool:
+    """Say whether an entry of ALLOWED_HOSTS is a host, or a domain (`.pay.example`) with one owner."""
+    if not _HOST.fullmatch(host):
+        return False
+    return not host.startswith(".") or (host.count(".") > 1 and not _SHARED_SUFFIX.fullmatch(host))
+
+
+def has_unsafe_origin(origins: Sequence[str]) -> bool:
+    """Say whether an entry of a list of origins is not one https origin (`https://shop.example`)."""
+    return not all(_ORIGIN.fullmatch(origin) for origin in origins)
 
 
 def refuse_in_production(faults: Mapping[str, bool]) -> None:
@@ -174,13 +193,14 @@ def refuse_unsafe_mail(
         )
 
 
-def _fault_of_secret(value: str) -> str:
+def fault_of_secret(value: str, *, length_min: int = SECRET_LENGTH_MIN) -> str:
+    """Return why a secret must not be used, or an empty string."""
     if not value:
         return "is not set"
     if value.startswith((DEVELOPMENT_SECRET, "change-me")):
         return "is the published development value"
-    if len(value) < SECRET_LENGTH_MIN:
-        return f"is shorter than {SECRET_LENGTH_MIN} characters"
+    if len(value) < length_min:
+        return f"is shorter than {length_min} characters"
     if len(set(value)) < _DIFFERENT_CHARACTERS_MIN:
         return "is weak: it is not random"
     return ""
@@ -197,3 +217,12 @@ def refuse_out_of_range(ranges: Sequence[tuple[str, float, float, float]]) -> No
     ]
     if reasons:
         raise ImproperlyConfigured(f"PayFlow refuses to start: {'; '.join(reasons)}.")
+
+
+def read_whole_number(name: str, text: str, *, highest: int) -> int | None:
+    """Return the number from 1 to `highest` in a variable, None for `off`. Raises ImproperlyConfigured."""
+    if text.strip().lower() in ("", "off"):
+        return None
+    if not re.fullmatch(r"[0-9]{1,18}", text.strip(), re.ASCII) or not 1 <= int(text) <= highest:
+        raise ImproperlyConfigured(f"PayFlow refuses to start: {name} must be from 1 to {highest}, or off.")
+    return int(text)

@@ -11,6 +11,7 @@ import environ
 from django.core.exceptions import ImproperlyConfigured
 
 from payflow import safety
+from payflow.settings import servers
 from payflow.stack.paths import mongo_uri
 
 BASE_DIR = Path(__file__).resolve().parents[2]
@@ -135,6 +136,11 @@ LEDGER_KEYS, _LEDGER_KEYS_FAULT = safety.read_ledger_keys(
 # --- Who may deposit --------------------------------------------------------------------------------------
 
 DEPOSITS_OPEN = env.bool("DEPOSITS_OPEN", default=not IS_PRODUCTION)
+# What one user may deposit in a day (UTC) and a currency, in whole units of the currency; None: any amount.
+_DEPOSITS_PER_DAY = env.str("DEPOSITS_PER_DAY_MAX", default="100000" if IS_PRODUCTION else "off")
+DEPOSITS_PER_DAY_MAX = safety.read_whole_number("DEPOSITS_PER_DAY_MAX", _DEPOSITS_PER_DAY, highest=10**12)
+if IS_PRODUCTION:
+    safety.refuse_in_production({"DEPOSITS_PER_DAY_MAX is off": DEPOSITS_PER_DAY_MAX is None})
 
 # --- API keys ---------------------------------------------------------------------------------------------
 
@@ -180,6 +186,8 @@ REDIS_URL = env.str(
     "REDIS_URL",
     default="" if IS_PRODUCTION else f"redis://127.0.0.1:{env.int('PAYFLOW_REDIS_PORT', default=6390)}/0",
 )
+# Where MongoDB and Redis may be reached without TLS: hosts, domains (.internal), private networks.
+UNENCRYPTED_SERVERS = env.list("UNENCRYPTED_SERVERS", default=[])
 REDIS_TIMEOUT_SECONDS = env.float("REDIS_TIMEOUT_SECONDS", default=2.0)
 # After a failure, what can do without Redis (limits, stored answers) does not ask it again for so long.
 REDIS_SPARED_SECONDS = env.float("REDIS_SPARED_SECONDS", default=1.0)
@@ -203,6 +211,11 @@ if IS_PRODUCTION:
         sealing_keys_fault=_SEALING_KEYS_FAULT,
         ledger_keys_fault=_LEDGER_KEYS_FAULT,
         addresses={"MONGODB_URI": MONGODB_URI, "REDIS_URL": REDIS_URL},
+        address_faults=[
+            *servers.unusable_exemptions(UNENCRYPTED_SERVERS),
+            *(servers.mongodb_faults(MONGODB_URI, unencrypted=UNENCRYPTED_SERVERS) if MONGODB_URI else []),
+            *(servers.redis_faults(REDIS_URL, unencrypted=UNENCRYPTED_SERVERS) if REDIS_URL else []),
+        ],
         allowed_hosts=env.list("ALLOWED_HOSTS", default=[]),
         debug=DEBUG,
         deposits_open=DEPOSITS_OPEN,

@@ -41,11 +41,19 @@ RATE_LIMITS = rates.read_rates(
         ),
     }
 )
+# Above these a limit guards no password: attempts in a day of one address, and for one email.
+_GUARDED_PER_DAY_MAX = {"auth": 1_000_000, "auth_email": 20_000}
 if IS_PRODUCTION:
     safety.refuse_in_production(
         {
             "RATE_LIMIT_AUTH is off: anyone could try passwords": not RATE_LIMITS["auth"],
             "RATE_LIMIT_AUTH_EMAIL is off: anyone could try one's password": not RATE_LIMITS["auth_email"],
+            **{
+                f"RATE_LIMIT_{group.upper()} allows more than {most} attempts a day": (
+                    (rate := RATE_LIMITS[group]) is not None and rate.per_day > most
+                )
+                for group, most in _GUARDED_PER_DAY_MAX.items()
+            },
         }
     )
 RATELIMIT_USE_CACHE = "limits"
@@ -100,6 +108,10 @@ SILENCED_SYSTEM_CHECKS = ["security.W001"]
 
 # Web pages of these origins may call the API. Tokens come in a header, so no cookie is ever needed.
 CORS_ALLOWED_ORIGINS = env.list("CORS_ALLOWED_ORIGINS", default=[])
+if IS_PRODUCTION:
+    safety.refuse_in_production(
+        {"CORS_ALLOWED_ORIGINS holds what is no https origin": safety.has_unsafe_origin(CORS_ALLOWED_ORIGINS)}
+    )
 CORS_ALLOWED_ORIGIN_REGEXES = [] if IS_PRODUCTION else [r"\Ahttp://(localhost|127\.0\.0\.1)(:[0-9]{1,5})?\Z"]
 CORS_ALLOW_CREDENTIALS = False
 CORS_URLS_REGEX = r"\A/(?!admin/)"

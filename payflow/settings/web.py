@@ -120,8 +120,11 @@ CACHES = {
         "BACKEND": "django.core.cache.backends.redis.RedisCache",
         "LOCATION": REDIS_URL,
         "KEY_PREFIX": "payflow:cache",
-        # Left to itself the client would wait for 5 seconds.
-        "OPTIONS": dict.fromkeys(("socket_timeout", "socket_connect_timeout"), REDIS_TIMEOUT_SECONDS),
+        "OPTIONS": {
+            "serializer": "payflow.json_cache.JsonSerializer",
+            # Left to itself the client would wait for 5 seconds.
+            **dict.fromkeys(("socket_timeout", "socket_connect_timeout"), REDIS_TIMEOUT_SECONDS),
+        },
     },
     "limits": {"BACKEND": "payflow.api.counters.Counters"},
 }
@@ -201,10 +204,14 @@ HEALTH_FRESH_SECONDS = 0.0 if ENVIRONMENT == "test" else 1.0
 
 # GET /metrics is for who sends this as a bearer token; without one, for nobody in production, else for all.
 METRICS_TOKEN = env.str("METRICS_TOKEN", default="")
+_METRICS_TOKEN_FAULT = safety.fault_of_secret(METRICS_TOKEN, length_min=16)
 if IS_PRODUCTION:
     safety.refuse_in_production(
         {
-            "METRICS_TOKEN is shorter than 16 characters": 0 < len(METRICS_TOKEN) < 16,
+            f"METRICS_TOKEN {_METRICS_TOKEN_FAULT}": bool(METRICS_TOKEN and _METRICS_TOKEN_FAULT),
+            "CSRF_TRUSTED_ORIGINS holds what is no https origin": safety.has_unsafe_origin(
+                CSRF_TRUSTED_ORIGINS
+            ),
             # Either proxies stand in front, or clients write these headers themselves.
             "TRUST_X_FORWARDED_PROTO is on while TRUSTED_PROXY_HOPS is 0": (
                 _TRUST_X_FORWARDED_PROTO and not TRUSTED_PROXY_HOPS

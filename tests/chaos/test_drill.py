@@ -33,8 +33,8 @@ PRODUCTION = {
     "RECEIPT_SIGNING_KEYS": f"receipts-1:{'Ab1_' * 10}AbE",
     "LEDGER_KEYS": "ledger-1:s3cr3tOfTheLedgerZg5vX2k9Lr0QmTqW7eYbH3JuNE",
     "WEBHOOK_SECRET_KEYS": "s3cr3tOfHooksZg5vX2k9Lr0QmTqW7eYbH3JuNcD4aE=",
-    "MONGODB_URI": "mongodb://nowhere.invalid",
-    "REDIS_URL": "redis://nowhere.invalid",
+    "MONGODB_URI": "mongodb://u:p@nowhere.invalid/?replicaSet=rs0&tls=true",
+    "REDIS_URL": "rediss://:p@nowhere.invalid",
     "ALLOWED_HOSTS": "pay.example",
     "DEPOSITS_OPEN": "false",
 }
