@@ -6,8 +6,11 @@ number of attempts to use a refresh token exactly one succeeds; a token used twi
 two parties hold it (RFC 9700, 4.14.2). Losing Redis signs everybody out and nothing else.
 
 `payflow:ended-sessions` holds the families that ended while an access token of theirs may still live, scored
-by when the last one has expired. Every process reads it once a second, remembers it whatever Redis loses, and
-refuses those tokens; where Redis does not answer they are good for the minutes that they have.
+by when they ended, in milliseconds of Redis's own clock. Once a second every process reads what is new there,
+remembers it whatever Redis loses, and refuses those tokens; while Redis does not answer, a session that ended
+elsewhere keeps its access token for the minutes that the token has. There is no limit on their number that
+somebody could reach to push others out: a session must have been opened before it can end, which costs a
+password hash, and it is forgotten once its last access token has expired.
 """
 
 from __future__ import annotations
@@ -27,8 +30,8 @@ from payflow.errors import NotAuthenticated, Transient
 
 USER_AGENT_LENGTH_MAX = 200
 ENDED_READ_EVERY_SECONDS = 1.0
-# More than these are not refused before they expire; the latest to end come first.
-ENDED_MAX = 10_000
+# Read again each time, in case the clock of Redis is set back a little.
+_ENDED_OVERLAP_MS = 5_000
 _ENDED_KEY = "payflow:ended-sessions"
 _NOT_PRINTABLE = re.compile(r"[^ -~]+")
 _ADDRESS = re.compile(r"[0-9A-Fa-f:./]{2,50}")
@@ -40,8 +43,10 @@ local key, ended, now = KEYS[1], KEYS[2], tonumber(ARGV[1])
 
 local function finish(family)
   if redis.call('HDEL', key, family) == 0 then return 0 end
-  redis.call('ZREMRANGEBYSCORE', ended, '-inf', now)
-  redis.call('ZADD', ended, now + ARGV[2], family)
+  local at = redis.call('TIME')
+  local ms = at[1] * 1000 + math.floor(at[2] / 1000)
+  redis.call('ZREMRANGEBYSCORE', ended, '-inf', string.format('(%.0f', ms - ARGV[2] * 1000))
+  redis.call('ZADD', ended, string.format('%.0f', ms), family)
   redis.call('EXPIRE', ended, ARGV[2])
   return 1
 end
@@ -93,6 +98,16 @@ store(ARGV[3], ARGV[5], ARGV[6], opened, ARGV[7])
 return 1
 """
 )
+
+# Returns the clock of Redis in milliseconds and what has ended since ARGV[1] of it. Where the clock stands
+# before ARGV[1] it is another server's, and everything is read.
+_READ_ENDED = """
+local at = redis.call('TIME')
+local ms = at[1] * 1000 + math.floor(at[2] / 1000)
+local since = tonumber(ARGV[1])
+if since > ms then since = 0 end
+return {string.format('%.0f', ms), redis.call('ZRANGEBYSCORE', KEYS[1], string.format('%.0f', since), '+inf')}
+"""
 
 _CLOSE = _PRELUDE + "living() return finish(ARGV[3])"
 
@@ -186,6 +201,8 @@ class _Ended:
 
     families: Mapping[str, float] = {}
     read_at = float("-inf")
+    read_until_ms = 0
+    """Up to when, on the clock of Redis."""
 
 
 def is_ended(family: str) -> bool:
@@ -196,19 +213,26 @@ def is_ended(family: str) -> bool:
         # Before the answer, so that not every thread asks.
         _Ended.read_at = now
         with suppress(Transient), redisdb.unavailable_is_transient():
-            found = redisdb.client().zrevrangebyscore(
-                _ENDED_KEY, "+inf", f"({_now()}", 0, ENDED_MAX, withscores=True
+            since_ms = max(0, _Ended.read_until_ms - _ENDED_OVERLAP_MS)
+            read_until_ms, found = redisdb.client().register_script(_READ_ENDED)(
+                keys=[_ENDED_KEY], args=[since_ms]
             )
-            _Ended.families = _still_to_refuse(cast("list[tuple[str, float]]", found))
+            _Ended.families = _still_to_refuse(cast("list[str]", found))
+            _Ended.read_until_ms = int(read_until_ms)
     return family in _Ended.families
 
 
-def _still_to_refuse(found: Iterable[tuple[str, float]]) -> dict[str, float]:
+def _still_to_refuse(found: Iterable[str]) -> dict[str, float]:
     """Return what was found beside what was known before, which Redis may have lost since."""
     now = _now()
-    both = {**_Ended.families, **dict(found)}
-    living = sorted((until, family) for family, until in both.items() if until > now)
-    return {family: until for until, family in living[-ENDED_MAX:]}
+    until = now + _access_seconds()
+    living = {family: end for family, end in _Ended.families.items() if end > now}
+    return {**dict.fromkeys(found, until), **living}
+
+
+def _access_seconds() -> int:
+    """Return how long an access token may be accepted, by whichever clock of ours."""
+    return int(AccessToken.lifetime.total_seconds()) + 2 * settings.JWT_LEEWAY_SECONDS
 
 
 def _read(family: str, value: str) -> Session | None:
@@ -221,10 +245,9 @@ def _read(family: str, value: str) -> Session | None:
 
 
 def _run(script: str, user_id: str, *arguments: str | int) -> int | None:
-    access_seconds = int(AccessToken.lifetime.total_seconds()) + settings.JWT_LEEWAY_SECONDS
     with redisdb.unavailable_is_transient():
         result = redisdb.client().register_script(script)(
-            keys=[_key(user_id), _ENDED_KEY], args=[_now(), access_seconds, *arguments]
+            keys=[_key(user_id), _ENDED_KEY], args=[_now(), _access_seconds(), *arguments]
         )
     _Ended.read_at = float("-inf")
     return cast("int | None", result)

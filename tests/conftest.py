@@ -43,7 +43,7 @@ def _empty(_database: None) -> None:
     redisdb._silent_since = float("-inf")
     limits._spent.clear()
     leases._held.clear()
-    sessions._Ended.families, sessions._Ended.read_at = {}, float("-inf")
+    sessions._Ended.families, sessions._Ended.read_at, sessions._Ended.read_until_ms = {}, float("-inf"), 0
     database = mongoengine.get_db()
     # One command for all: some thousand tests pay for it.
     found = sorted(set(database.list_collection_names()) - KEPT)

@@ -11,6 +11,8 @@ from payflow import redisdb
 from payflow.errors import NotAuthenticated, Transient
 
 NOW = 1_800_000_000
+# An access token lives 15 minutes; clocks may differ by 5 seconds, either way.
+KEPT_SECONDS = 910
 USER = "6b03c1ec6df2d2819d6fc80b"
 
 
@@ -37,6 +39,18 @@ def rotate(family: str, used: str, following: str, *, expires_at: int = NOW + 20
     sessions.rotate_family(
         user_id=USER, family=family, used_jti=used, next_jti=following, expires_at=expires_at
     )
+
+
+def end_elsewhere(*families: str, ago_ms: int = 0) -> None:
+    """As another process does it."""
+    seconds, microseconds = redisdb.client().time()
+    ms = seconds * 1_000 + microseconds // 1_000 - ago_ms
+    redisdb.client().zadd("payflow:ended-sessions", dict.fromkeys(families, ms))
+
+
+def forget() -> None:
+    """As a process that starts now."""
+    sessions._Ended.families, sessions._Ended.read_at, sessions._Ended.read_until_ms = {}, float("-inf"), 0
 
 
 def stored(user_id: str = USER) -> dict[str, str]:
@@ -129,19 +143,21 @@ def test_what_has_ended_is_forgotten_when_its_access_tokens_have_expired(now: li
     open_family("gone", expires_at=NOW + 10_000)
     open_family("next", expires_at=NOW + 10_000)
     sessions.close_family(user_id=USER, family="gone")
-    # 15 minutes, and 5 seconds of leeway.
-    now[0] = NOW + 905
-    sessions._Ended.read_at = float("-inf")
-    assert not sessions.is_ended("gone")
+    assert sessions.is_ended("gone")
+    # 15 minutes, and 5 seconds of leeway on either side.
+    redisdb.client().zincrby("payflow:ended-sessions", -(KEPT_SECONDS + 1) * 1_000, "gone")
+    now[0] = NOW + KEPT_SECONDS
     sessions.close_family(user_id=USER, family="next")
     assert redisdb.client().zrange("payflow:ended-sessions", 0, -1) == ["next"]
-    assert 0 < redisdb.client().ttl("payflow:ended-sessions") <= 905
+    assert 0 < redisdb.client().ttl("payflow:ended-sessions") <= KEPT_SECONDS
+    assert not sessions.is_ended("gone")
+    assert sessions.is_ended("next")
 
 
 def test_another_process_learns_of_it_with_its_next_reading(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sessions, "ENDED_READ_EVERY_SECONDS", 3_600.0)
     assert not sessions.is_ended("elsewhere")
-    redisdb.client().zadd("payflow:ended-sessions", {"elsewhere": NOW + 60})
+    end_elsewhere("elsewhere")
     assert not sessions.is_ended("elsewhere")  # read a moment ago
     monkeypatch.setattr(sessions, "ENDED_READ_EVERY_SECONDS", 0.0)
     assert sessions.is_ended("elsewhere")
@@ -155,24 +171,44 @@ def test_what_has_ended_stays_so_when_redis_forgets_it(
     sessions.close_family(user_id=USER, family="f1")
     assert sessions.is_ended("f1")
     redisdb.client().flushdb()
-    redisdb.client().zadd("payflow:ended-sessions", {"f2": NOW + 2_000})
+    now[0] = NOW + KEPT_SECONDS - 1
+    end_elsewhere("f2")
     assert sessions.is_ended("f1")
     assert sessions.is_ended("f2")
-    now[0] = NOW + 905
+    now[0] = NOW + KEPT_SECONDS
     assert not sessions.is_ended("f1")
     assert set(sessions._Ended.families) == {"f2"}
 
 
-def test_no_more_than_so_many_are_remembered_the_latest(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_others_that_end_push_none_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sessions, "ENDED_READ_EVERY_SECONDS", 0.0)
-    monkeypatch.setattr(sessions, "ENDED_MAX", 3)
-    for start in (0, 4):
-        redisdb.client().flushdb()
-        redisdb.client().zadd(
-            "payflow:ended-sessions", {f"f{n}": NOW + 1 + n for n in range(start, start + 4)}
-        )
-        assert sessions.is_ended(f"f{start + 3}")
-        assert set(sessions._Ended.families) == {f"f{n}" for n in range(start + 1, start + 4)}
+    open_family("victim")
+    sessions.close_family(user_id=USER, family="victim")
+    end_elsewhere(*(f"f{n}" for n in range(30_000)))
+    assert sessions.is_ended("victim")
+    assert sessions.is_ended("f0")
+    # And a process that starts now knows as much.
+    forget()
+    assert sessions.is_ended("victim")
+    assert sessions.is_ended("f29999")
+
+
+def test_reads_only_what_is_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "ENDED_READ_EVERY_SECONDS", 0.0)
+    end_elsewhere(*(f"f{n}" for n in range(100)), ago_ms=60_000)
+    assert sessions.is_ended("f0")
+    sessions._Ended.families = {}
+    end_elsewhere("new")
+    assert sessions.is_ended("new")
+    assert set(sessions._Ended.families) == {"new"}
+
+
+def test_reads_everything_where_the_clock_of_redis_was_set_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "ENDED_READ_EVERY_SECONDS", 0.0)
+    assert not sessions.is_ended("f1")
+    sessions._Ended.read_until_ms += 3_600_000
+    end_elsewhere("f1", ago_ms=20_000)
+    assert sessions.is_ended("f1")
 
 
 def test_closing_what_is_not_there_says_so_and_leaves_no_trace() -> None:
