@@ -9,8 +9,11 @@ from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.forms import AdminAuthenticationForm
 from django.contrib.admin.utils import unquote
+from django.contrib.auth.admin import GroupAdmin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.forms import AdminUserCreationForm, UserChangeForm
+from django.contrib.auth.models import Group
+from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils.html import format_html_join
@@ -18,7 +21,8 @@ from django.utils.safestring import SafeString
 
 from accounts import services, sessions
 from accounts.key_admin import ApiKeyAdmin
-from accounts.models import ApiKey, User
+from accounts.models import MAY_SET_PASSWORDS, ApiKey, User
+from accounts.selectors import is_privileged
 from payflow.admin import search_link
 from payflow.errors import Refused, Transient
 
@@ -51,6 +55,24 @@ class StaffLoginForm(AdminAuthenticationForm):
 
 admin.site.login_form = StaffLoginForm
 admin.site.register(ApiKey, ApiKeyAdmin)
+admin.site.unregister(Group)
+
+
+@admin.register(Group)
+class RoleAdmin(GroupAdmin):
+    """Groups hand out permissions: only superusers change them. Otherwise staff could raise themselves."""
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        """Say whether this is a superuser."""
+        return request.user.is_superuser
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Say whether this is a superuser."""
+        return request.user.is_superuser
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Say whether this is a superuser."""
+        return request.user.is_superuser
 
 
 @admin.register(User)
@@ -77,13 +99,16 @@ class UserAdmin(DjangoUserAdmin):
     add_fieldsets = ((None, {"fields": ("email", "name", "usable_password", "password1", "password2")}),)
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
-        """Only a superuser hands out privileges."""
-        return self.readonly_fields if request.user.is_superuser else (*self.readonly_fields, *PRIVILEGES)
+        """Only a superuser hands out privileges. An email is what signs in, so it changes like a password."""
+        if request.user.is_superuser:
+            return self.readonly_fields
+        keeps_email = obj is not None and not request.user.has_perm(MAY_SET_PASSWORDS)
+        return (*self.readonly_fields, *PRIVILEGES, *(["email"] if keeps_email else []))
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Only a superuser changes a superuser."""
+        """Only a superuser changes a staff account; one's own password: /admin/password_change/."""
         allowed = super().has_change_permission(request, obj)
-        return allowed and (obj is None or not obj.is_superuser or request.user.is_superuser)
+        return allowed and (obj is None or not is_privileged(obj) or request.user.is_superuser)
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Nobody deletes users."""
@@ -109,6 +134,8 @@ class UserAdmin(DjangoUserAdmin):
     def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> HttpResponse:  # noqa: A002
         """Set a user's password. Their sessions end first, or the password stays; and once more afterwards,
         for who signed in with the old one in between."""
+        if not request.user.has_perm(MAY_SET_PASSWORDS):
+            raise PermissionDenied
         user = self.get_object(request, unquote(id)) if request.method == "POST" else None
         if user is None or not self.has_change_permission(request, user):
             return super().user_change_password(request, id, form_url)

@@ -27,7 +27,7 @@ from pymongo.errors import PyMongoError
 
 from accounts import selectors
 from accounts.errors import ApiKeyNotFound, DepositsNotGranted, TooManyApiKeys
-from accounts.models import API_KEY_PREFIX, ApiKey, User, new_api_key_id
+from accounts.models import API_KEY_PREFIX, MAY_DEPOSIT, ApiKey, User, new_api_key_id
 from payflow import clock, mongodb, storage
 from payflow.api.scopes import Scope
 from payflow.errors import NotAuthenticated, Transient
@@ -60,8 +60,8 @@ class KeyCaller:
     scopes: frozenset[str]
     record: User
     granted_by_staff: bool
+    """Whether a member of staff who may deposit made this key for its owner."""
     is_authenticated = True
-    is_staff = False
 
     def __str__(self) -> str:
         return self.id
@@ -71,10 +71,16 @@ class KeyCaller:
         """Return the owner's id."""
         return str(self.record.pk)
 
+    def may(self, permission: str) -> bool:
+        """Return False: no key carries a permission of staff, whoever owns it."""
+        return False
+
     @property
     def may_deposit(self) -> bool:
-        """Return whether the owner may, or staff made this a service's key."""
-        return settings.DEPOSITS_OPEN or self.granted_by_staff
+        """Return whether the owner may, or staff made this a service's key. Raises Transient."""
+        return (
+            settings.DEPOSITS_OPEN or self.granted_by_staff or selectors.is_granted(self.record, MAY_DEPOSIT)
+        )
 
 
 def mint_key(
@@ -82,10 +88,14 @@ def mint_key(
 ) -> Minted:
     """Make a key. Raises DepositsNotGranted, TooManyApiKeys, Transient.
 
-    Where deposits are not open, only staff grant `deposits:write`.
+    Granting `deposits:write` needs the permission `wallets.deposit`: always for another user's key, which
+    keeps it for its whole life, and for one's own where deposits are not open.
     """
-    if Scope.DEPOSITS_WRITE in scopes and not (settings.DEPOSITS_OPEN or created_by.is_staff):
-        raise DepositsNotGranted("Only staff grant deposits:write here.", field="scopes")
+    is_open = settings.DEPOSITS_OPEN and created_by.pk == owner.pk
+    if Scope.DEPOSITS_WRITE in scopes and not (is_open or selectors.is_granted(created_by, MAY_DEPOSIT)):
+        raise DepositsNotGranted(
+            "Granting deposits:write needs the permission wallets.deposit.", field="scopes"
+        )
     key_id = new_api_key_id()
     encoded = f"{BEARER_PREFIX}{key_id.removeprefix(API_KEY_PREFIX)}_{secrets.token_urlsafe(_SECRET_BYTES)}"
     key = ApiKey(
@@ -134,8 +144,8 @@ def read_key(encoded: str) -> KeyCaller:
     _known[key.hash] = str(owner.pk), time.monotonic() + KNOWN_SECONDS
     while len(_known) > KNOWN_MAX:
         _known.popitem(last=False)
-    # Staff's own keys lose it with their owner's privilege; what staff gave to others stays given.
-    granted_by_staff = key.created_by_id != key.owner_id or owner.is_staff
+    # A key that staff made for another keeps what they could grant then. One's own key follows its owner.
+    granted_by_staff = key.created_by_id != key.owner_id
     return KeyCaller(key.id, frozenset(key.scopes), owner, granted_by_staff)
 
 

@@ -32,7 +32,7 @@ class ApiKeyNotFound(NotFound):
 
 
 class DepositsNotGranted(PermissionRefused):
-    """Deposits are not open here, so staff decide which keys may make them."""
+    """The maker of the key may not grant deposits."""
 
 
 class TooManyApiKeys(Refused):

@@ -32,7 +32,7 @@ class ApiKeyAddForm(forms.ModelForm):
     scopes = forms.MultipleChoiceField(
         choices=[(scope.value, scope.value) for scope in Scope],
         widget=forms.CheckboxSelectMultiple,
-        help_text="With deposits:write the key may create money, also where deposits are not open.",
+        help_text="A key with deposits:write may create money: granting it needs wallets.deposit.",
     )
     days = forms.IntegerField(
         label="Expires after (days)",
@@ -134,10 +134,11 @@ class ApiKeyAdmin(StoredRowsAdmin):
             return HttpResponseRedirect(request.get_full_path())
 
     def save_model(self, request: HttpRequest, obj: ApiKey, form: Any, change: bool) -> None:
-        """Make the key. Only a superuser makes one to a superuser's account."""
+        """Make the key. Only a superuser makes one to another staff account."""
         wanted = form.cleaned_data
-        if wanted["email"].is_superuser and not request.user.is_superuser:
-            raise PermissionRefused("Only a superuser makes API keys for a superuser.")
+        is_own = wanted["email"].pk == request.user.pk
+        if selectors.is_privileged(wanted["email"]) and not (is_own or request.user.is_superuser):
+            raise PermissionRefused("Only a superuser makes API keys for another staff account.")
         request.minted = api_keys.mint_key(
             owner=wanted["email"],
             name=wanted["name"],

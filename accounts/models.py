@@ -17,6 +17,9 @@ from payflow.locales import DEFAULT_LOCALE, LOCALE_LENGTH_MAX, normal_locale
 NAME_LENGTH_MAX = 120
 PHONE_LENGTH_MAX = 16
 API_KEY_PREFIX = "key_"
+# Permissions besides add, change, delete and view. The first is declared in wallets/models.py.
+MAY_DEPOSIT = "wallets.deposit"
+MAY_SET_PASSWORDS = "accounts.set_password"
 API_KEY_NAME_LENGTH_MAX = 60
 
 
@@ -92,6 +95,7 @@ class User(AbstractBaseUser, PermissionsMixin):
 
     class Meta:
         db_table = "users"
+        permissions = [("set_password", "Can set the password of a customer")]
         # `unique=True` becomes a partial index, which equality does not use: this one serves the lookups.
         indexes = [models.Index(fields=["email"], name="users_email_equality")]
 

@@ -226,7 +226,9 @@ API_KEYS = {
         },
         refusals=[
             TooManyApiKeys("There are 20 living API keys already; 20 are allowed."),
-            DepositsNotGranted("Only staff grant deposits:write here.", field="scopes"),
+            DepositsNotGranted(
+                "Granting deposits:write needs the permission wallets.deposit.", field="scopes"
+            ),
         ],
     ),
     "list": Operation(

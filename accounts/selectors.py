@@ -46,6 +46,20 @@ def find_users(*, user_ids: Iterable[str]) -> dict[str, User]:
     return {str(row["_id"]): _loaded(User, row) for row in rows}
 
 
+def is_granted(user: User, permission: str) -> bool:
+    """Say whether an active user holds a permission (`app.codename`), by themselves or by a group.
+
+    Superusers hold all of them. Up to two queries, once per `user` object. Raises Transient.
+    """
+    with unavailable_is_transient():
+        return user.has_perm(permission)
+
+
+def is_privileged(user: User) -> bool:
+    """Say whether an account opens the admin or holds every permission. Only superusers change those."""
+    return user.is_staff or user.is_superuser
+
+
 def require_active(*, user_id: str) -> User:
     """Return the user. Raises NotAuthenticated unless there is one who is active; Transient."""
     user = find_user(user_id=user_id)

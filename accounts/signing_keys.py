@@ -58,7 +58,8 @@ class Keyring(TokenBackend):
             )
         except jwt.ExpiredSignatureError as error:
             raise TokenBackendExpiredToken("Token is expired") from error
-        except (jwt.InvalidTokenError, KeyError) as error:
+        # The last three: what the library makes of times that are infinite, or no number at all.
+        except (jwt.InvalidTokenError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise TokenBackendError("Token is invalid") from error
 
 

@@ -17,8 +17,9 @@ from rest_framework_simplejwt.models import TokenUser
 from rest_framework_simplejwt.settings import api_settings
 from rest_framework_simplejwt.tokens import Token
 
+from accounts import selectors
 from accounts.errors import TokenExpired
-from accounts.models import User
+from accounts.models import MAY_DEPOSIT, User
 from accounts.signing_keys import Keyring, keyring
 from payflow.errors import NotAuthenticated
 
@@ -39,10 +40,20 @@ class _SessionToken(Token):
 
     def verify(self) -> None:
         """Check what the signature cannot vouch for. Raises TokenError."""
+        self._check_times()
         super().verify()
         for claim in _TEXT_CLAIMS:
             if not isinstance(self.payload.get(claim), str) or not self.payload[claim]:
                 raise TokenError(f"Token has no {claim}")
+
+    def _check_times(self) -> None:
+        """Refuse times that PayFlow does not issue, whoever signed them: fractions, or a longer life."""
+        begins, ends = self.payload.get("iat"), self.payload.get("exp")
+        # `type`, because a bool is an int and a float may be infinite.
+        if type(begins) is not int or type(ends) is not int:
+            raise TokenError("Token has times that are not whole seconds")
+        if self.lifetime is None or ends - begins > self.lifetime.total_seconds():
+            raise TokenError("Token lives longer than any that is issued")
 
 
 class AccessToken(_SessionToken):
@@ -89,15 +100,22 @@ class Caller(TokenUser):
         """Return the user's id."""
         return str(self.token["sub"])
 
-    @property
-    def is_staff(self) -> bool:
-        """Return whether the caller is staff: as stored where that is loaded, else as the token says."""
-        return self.record.is_staff if self.record else self.token.get("staff") is True
+    def may(self, permission: str) -> bool:
+        """Return whether the caller is staff with this permission (`app.codename`), as stored now.
+
+        A token that does not claim staff costs no query. Raises Transient.
+        """
+        if self.token.get("staff") is not True:
+            return False
+        record = self.record or selectors.find_user(user_id=self.id)
+        return record is not None and record.is_staff and selectors.is_granted(record, permission)
 
     @property
     def may_deposit(self) -> bool:
-        """Return whether the caller may let money in."""
-        return settings.DEPOSITS_OPEN or self.is_staff
+        """Return whether the caller may let money in. Raises Transient."""
+        return settings.DEPOSITS_OPEN or (
+            self.record is not None and selectors.is_granted(self.record, MAY_DEPOSIT)
+        )
 
     @property
     def family(self) -> str:

@@ -38,6 +38,10 @@ class EntryRow(models.Model):
         db_table = "ledger_entries"
         verbose_name = "ledger entry"
         verbose_name_plural = "ledger entries"
+        permissions = [
+            ("view_audit", "Can see the audit report"),
+            ("change_simulation", "Can simulate failures (never in production)"),
+        ]
 
     def __str__(self) -> str:
         return self.id

@@ -50,7 +50,8 @@ _SIMULATED = {
     200: Answer(description="What is simulated now.", body=SimulationOutput, examples={"now": _SIMULATION})
 }
 _NOT_IN_PRODUCTION = (
-    "Credits that are refused on purpose, to see money refunded. For staff; not in production."
+    "Credits that are refused on purpose, to see money refunded. For staff with `ledger.change_simulation`;"
+    " not in production."
 )
 
 _NOTHING_HERE = NotFound("There is nothing at this address.")
@@ -77,7 +78,8 @@ AUDIT = {
         id="getAudit",
         tag=TAG,
         summary="Get the audit's verdict",
-        description="What the continuous audit says of the invariants L1 to L8. For staff.",
+        description="What the continuous audit says of the invariants L1 to L8. For staff with "
+        "`ledger.view_audit`.",
         answers={200: Answer(description="The verdict.", body=AuditOutput, examples={"clean": _AUDIT})},
     )
 }

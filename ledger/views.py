@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from django.conf import settings
-from rest_framework.permissions import AllowAny, IsAdminUser
+from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -39,7 +39,7 @@ class KeysView(ReadsQuery):
 class AuditViewSet(ApiViewSet):
     """The continuous audit's verdict, for staff."""
 
-    permission_classes = (IsAdminUser,)
+    permissions = {"retrieve": "ledger.view_audit"}
 
     def retrieve(self, request: Request) -> Response:
         """GET /ledger/audit: the latest verdict on the invariants."""
@@ -50,7 +50,7 @@ class AuditViewSet(ApiViewSet):
 class SimulationViewSet(ApiViewSet):
     """The failure simulation. In production there is no such thing, whoever asks."""
 
-    permission_classes = (IsAdminUser,)
+    permissions = dict.fromkeys(("retrieve", "update", "reset"), "ledger.change_simulation")
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         """Refuse in production before anything is looked at, credentials included."""

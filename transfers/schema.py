@@ -205,7 +205,7 @@ OPERATIONS = {
         id="getTransaction",
         tag=TAG,
         summary="Get a transaction",
-        description="For its sender, its receiver and staff.",
+        description="For its sender, its receiver, and staff with `transfers.view_transactionrow`.",
         path=_PATH,
         answers={
             200: Answer(
@@ -222,7 +222,8 @@ OPERATIONS = {
         id="getReceipt",
         tag=TAG,
         summary="Get a signed receipt",
-        description="For its sender, its receiver and staff, once it has ended. Anyone can verify it "
+        description="For its sender, its receiver, and staff with `transfers.view_transactionrow`, once it "
+        "has ended. Anyone can verify it "
         "offline with the keys of `getReceiptKeys`.",
         path=_PATH,
         answers={
@@ -302,7 +303,8 @@ BATCHES = {
         id="getBatch",
         tag="Batches",
         summary="Get a batch",
-        description="How far it has come; for its sender and staff. `listTransactions` with `batch` lists "
+        description="How far it has come; for its sender, and staff with `transfers.view_transactionrow`. "
+        "`listTransactions` with `batch` lists "
         "its transactions.",
         path={"id": "The batch's id."},
         answers={

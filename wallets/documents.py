@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from mongoengine import DateTimeField, Document, ListField, StringField
+from mongoengine import DateTimeField, Document, ListField, LongField, StringField
 
 
 class Status(StrEnum):
@@ -45,3 +45,27 @@ class Wallet(Document):
 
     def __str__(self) -> str:
         return f"{self.id} ({self.currency}, {self.status})"
+
+
+class DepositTotal(Document):
+    """What one user has deposited in one currency on one day (UTC), where there is a limit.
+
+    A request adds its amount before it posts, so the total may be too high after a crash, never too low.
+    """
+
+    id = StringField(primary_key=True)
+    """`<user id>:<currency>:<YYYY-MM-DD>`"""
+    amount_minor = LongField(required=True)
+    created_at = DateTimeField(required=True)
+
+    meta = {
+        "collection": "deposit_totals",
+        "auto_create_index": False,
+        "indexes": [
+            # Housekeeping only: nothing reads the totals of other days.
+            {"fields": ["created_at"], "expireAfterSeconds": 3 * 86_400},
+        ],
+    }
+
+    def __str__(self) -> str:
+        return self.id

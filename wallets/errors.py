@@ -41,6 +41,15 @@ class InsufficientBalance(Declined):
     advice = "Wait for money to arrive, or ask for less; a new try needs a new key."
 
 
+class DepositLimit(Refused):
+    """The user has deposited as much as one may in a day."""
+
+    code = "deposit_limit"
+    status = 409
+    title = "Deposit limit reached"
+    advice = "Deposit less, or wait for the next day (UTC)."
+
+
 class BalanceLimit(Declined):
     """The wallet would hold more than a wallet may."""
 

@@ -23,6 +23,7 @@ class WalletRow(models.Model):
         managed = False
         db_table = "wallets"
         verbose_name = "wallet"
+        permissions = [("deposit", "Can deposit money that arrives from outside")]
 
     def __str__(self) -> str:
         return self.id

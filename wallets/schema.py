@@ -18,7 +18,14 @@ from payflow.api.describing import (
     text,
 )
 from wallets.documents import Status
-from wallets.errors import BalanceLimit, InsufficientBalance, WalletClosed, WalletExists, WalletNotFound
+from wallets.errors import (
+    BalanceLimit,
+    DepositLimit,
+    InsufficientBalance,
+    WalletClosed,
+    WalletExists,
+    WalletNotFound,
+)
 from wallets.serializers import BalanceQuery, CurrencyQuery, HistoryQuery, Move, OpenWallet
 
 TAG = "Wallets"
@@ -179,8 +186,9 @@ OPERATIONS = {
         id="deposit",
         tag=TAG,
         summary="Deposit",
-        description="Stands for money that arrives from outside. In production only staff may make one, and "
-        "API keys that staff have given `deposits:write`.",
+        description="Stands for money that arrives from outside. In production it needs the permission "
+        "`wallets.deposit`, or an API key that was given `deposits:write` by somebody with it, and "
+        "there is a limit for each user, currency and day (UTC).",
         takes=Move,
         sends={"dollars": {"amount": "100.00", "currency": "USD"}},
         answers={
@@ -193,6 +201,7 @@ OPERATIONS = {
         refusals=[
             _NO_CURRENCY,
             _CLOSED,
+            DepositLimit("At most 100000.00 USD may be deposited in a day."),
             BalanceLimit(
                 "The wallet holds 40000000000000000.00 USD; with this deposit it would hold more than it"
                 " may.",
@@ -240,7 +249,8 @@ OPERATIONS = {
         id="getWalletBalance",
         tag=TAG,
         summary="Get a wallet's balance at a moment",
-        description="Of one's own wallet; staff may ask for any. Without `at`, as of now.",
+        description="Of one's own wallet; staff with `wallets.view_walletrow` may ask for any. Without "
+        "`at`, as of now.",
         path={"id": "The wallet's id."},
         query=BalanceQuery,
         answers={

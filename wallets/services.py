@@ -7,21 +7,23 @@ from dataclasses import dataclass
 
 from django.conf import settings
 from mongoengine.errors import NotUniqueError
+from pymongo.errors import DuplicateKeyError
 
 from ledger import chain, posting
 from ledger import selectors as ledger
 from ledger.chain import Entry, Kind, Posting
-from payflow import clock
+from payflow import clock, money
 from payflow.crashpoints import crash_point
 from payflow.errors import IdempotencyKeyReused, Transient
 from payflow.ids import new_id
 from payflow.money import format_amount
 from payflow.mongodb import collection, unavailable_is_transient
 from wallets import selectors
-from wallets.documents import Hold, Status, Wallet
+from wallets.documents import DepositTotal, Hold, Status, Wallet
 from wallets.errors import (
     BalanceLimit,
     Declined,
+    DepositLimit,
     InsufficientBalance,
     WalletClosed,
     WalletExists,
@@ -162,7 +164,7 @@ def _release(which: dict[str, str], hold: Hold) -> None:
 def deposit(*, user_id: str, currency: str, amount_minor: int, key: str | None) -> Movement:
     """Bring money in from outside. `key` is the caller's idempotency key.
 
-    Raises WalletNotFound, WalletClosed, BalanceLimit, IdempotencyKeyReused, Transient.
+    Raises WalletNotFound, WalletClosed, BalanceLimit, DepositLimit, IdempotencyKeyReused, Transient.
     """
     return _move(Kind.DEPOSIT, user_id, currency, amount_minor, key)
 
@@ -184,7 +186,7 @@ def _move(kind: Kind, user_id: str, currency: str, amount_minor: int, key: str |
         raise WalletClosed("This wallet is frozen or closed; no money can move in or out.")
     # Of several requests with one key at once, one has posted it.
     inserted: set[str] = set()
-    entry = earlier or posting.post([wish], inserted=inserted).get(operation_id)
+    entry = earlier or _post(wish, user_id, inserted)
     crash_point("wallets.posted")
     if entry is None:
         raise Transient("The ledger could not be written. Try again shortly.")
@@ -193,6 +195,39 @@ def _move(kind: Kind, user_id: str, currency: str, amount_minor: int, key: str |
     if entry.kind is Kind.DECLINED:
         raise _refusal(entry, replayed=operation_id not in inserted)
     return Movement(entry, replayed=operation_id not in inserted)
+
+
+def _post(wish: Posting, user_id: str, inserted: set[str]) -> Entry | None:
+    """Post a wish; a deposit counts towards the day's limit first, so that no crash lets one go uncounted."""
+    limit = settings.DEPOSITS_PER_DAY_MAX
+    if wish.kind is not Kind.DEPOSIT or limit is None:
+        return posting.post([wish], inserted=inserted).get(wish.operation_id)
+    total_id = f"{user_id}:{wish.currency}:{clock.now():%Y-%m-%d}"
+    _reserve(total_id, wish, limit_minor=limit * 10 ** money.EXPONENTS[wish.currency])
+    entry = posting.post([wish], inserted=inserted).get(wish.operation_id)
+    if entry is None or entry.kind is Kind.DECLINED or wish.operation_id not in inserted:
+        # No money arrived by this request. A release that fails leaves the total too high, which is safe.
+        with unavailable_is_transient():
+            totals = collection(DepositTotal)
+            totals.update_one({"_id": total_id}, {"$inc": {"amount_minor": -wish.amount_minor}})
+    return entry
+
+
+def _reserve(total_id: str, wish: Posting, *, limit_minor: int) -> None:
+    """Add a deposit to its day's total, in one conditional update. Raises DepositLimit, Transient."""
+    room = {"_id": total_id, "amount_minor": {"$lte": limit_minor - wish.amount_minor}}
+    add = {"$inc": {"amount_minor": wish.amount_minor}, "$setOnInsert": {"created_at": clock.now()}}
+    # The first of a day inserts; where a total without room is there, or a request was faster, it cannot.
+    for is_first in (wish.amount_minor <= limit_minor, False):
+        try:
+            with unavailable_is_transient():
+                done = collection(DepositTotal).update_one(room, add, upsert=is_first)
+        except DuplicateKeyError:
+            continue
+        if done.matched_count or done.upserted_id:
+            return
+    limit = f"{format_amount(limit_minor, wish.currency)} {wish.currency}"
+    raise DepositLimit(f"At most {limit} may be deposited in a day.")
 
 
 def keyed_operation_id(kind: Kind, user_id: str, key: str) -> str:

@@ -67,7 +67,7 @@ class WalletViewSet(ApiViewSet):
     def deposit(self, request: Request) -> Response:
         """POST /wallets/me/deposit: by the owner where deposits are open, else by staff only."""
         if not request.user.may_deposit:
-            raise PermissionRefused("Only staff and service users may deposit here.")
+            raise PermissionRefused("Depositing here needs the permission wallets.deposit.")
         return self._move(request, services.deposit)
 
     @action(detail=False, methods=["post"])
@@ -105,7 +105,9 @@ class WalletViewSet(ApiViewSet):
     def balance(self, request: Request, pk: str) -> Response:
         """GET /wallets/{id}/balance: now, or at any past moment."""
         wallet = selectors.find_wallet_by_id(wallet_id=pk)
-        if wallet is None or not (wallet.user_id == request.user.id or request.user.is_staff):
+        if wallet is None or not (
+            wallet.user_id == request.user.id or request.user.may("wallets.view_walletrow")
+        ):
             raise WalletNotFound("There is no such wallet.")
         balance_minor, as_of = selectors.balance_at(wallet, at=self.query.get("at"))
         balance = format_amount(balance_minor, wallet.currency)

@@ -28,11 +28,14 @@ from webhooks.serializers import (
 class WebhookViewSet(ApiViewSet):
     """A user's own endpoints, and what was sent to them."""
 
-    scopes = dict.fromkeys(
-        ("list", "create", "retrieve", "partial_update", "destroy", "rotate_secret", "test", "logs",
-         "redeliver", "events"),
-        Scope.WEBHOOKS_WRITE,
-    )  # fmt: skip
+    # Whoever reads deliveries, or says where they go, reads transactions.
+    scopes = {
+        **dict.fromkeys(("list", "retrieve", "destroy", "rotate_secret", "test"), Scope.WEBHOOKS_WRITE),
+        **dict.fromkeys(
+            ("create", "partial_update", "logs", "redeliver", "events"),
+            (Scope.WEBHOOKS_WRITE, Scope.TRANSACTIONS_READ),
+        ),
+    }
     # What looks up hosts or sends requests on somebody's behalf.
     limits = dict.fromkeys(("create", "partial_update", "test", "redeliver"), "webhooks")
 

@@ -22,6 +22,7 @@ from payflow.api.describing import Answer, Link, Model, Operation, Refusal
 from payflow.api.fields import StrictSerializer
 from payflow.api.queries import ReadsQuery
 from payflow.api.schema_refusals import Traits
+from payflow.api.scopes import Scope, needed_scopes
 
 # Refusals with the same code, each said in its own words.
 NAMESAKES_MAX = 50
@@ -103,15 +104,18 @@ class PayflowSchema(AutoSchema):
         )
 
     @property
-    def scope(self) -> str | None:
-        """Return the scope that an API key needs, or None when it is closed to every key."""
-        return getattr(self.view, "scopes", {}).get(self.action)
+    def scopes(self) -> tuple[Scope, ...]:
+        """Return the scopes that an API key needs, none when it is closed to every key."""
+        return needed_scopes(getattr(self.view, "scopes", {}), self.action)
 
     def _keys_accepted(self) -> str:
         # Pages show no scopes of credentials that come as bearer tokens.
         if not self.traits.is_authenticated:
             return ""
-        return f"API keys need the scope `{self.scope}`." if self.scope else "API keys are not accepted."
+        if not self.scopes:
+            return "API keys are not accepted."
+        names = " and ".join(f"`{scope}`" for scope in self.scopes)
+        return f"API keys need the scope{'s' * (len(self.scopes) > 1)} {names}."
 
     def get_operation(self, *args: Any, **kwargs: Any) -> dict[str, Any] | None:
         """Return the operation; one that is open to all says so."""
@@ -126,7 +130,7 @@ class PayflowSchema(AutoSchema):
             return [{name: list(scopes) for name, scopes in each.items()} for each in self.said.security]
         if not self.traits.is_authenticated:
             return []
-        return [{"accessToken": []}, *([{"apiKey": [self.scope]}] if self.scope else [])]
+        return [{"accessToken": []}, *([{"apiKey": [*map(str, self.scopes)]}] if self.scopes else [])]
 
     def _get_parameters(self) -> list[dict[str, Any]]:
         wanted = ["CorrelationId"]

@@ -1,7 +1,8 @@
-"""What an API key may be allowed to do; a viewset's `scopes` names one for each action open to keys."""
+"""What an API key may do. A viewset's `scopes` names what each action open to keys needs."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 
 
@@ -13,3 +14,13 @@ class Scope(StrEnum):
     WALLETS_READ = "wallets:read"
     DEPOSITS_WRITE = "deposits:write"
     WEBHOOKS_WRITE = "webhooks:write"
+
+
+# One scope, or several that an action needs together.
+Needed = Scope | tuple[Scope, ...]
+
+
+def needed_scopes(scopes: Mapping[str, Needed], action: str | None) -> tuple[Scope, ...]:
+    """Return the scopes that a key needs for an action, all of them; none where no key may do it."""
+    needed = scopes.get(action or "", ())
+    return (needed,) if isinstance(needed, Scope) else needed

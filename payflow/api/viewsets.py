@@ -9,6 +9,7 @@ from rest_framework.request import Request
 
 from payflow.api import limits
 from payflow.api.idempotent import IdempotentViewSet
+from payflow.api.scopes import Needed, needed_scopes
 from payflow.errors import PermissionRefused
 
 # `OPTIONS` would tell what stands in docstrings; a browser's preflight is answered by a middleware.
@@ -20,8 +21,11 @@ class ApiViewSet(IdempotentViewSet):
 
     http_method_names = METHODS
 
-    scopes: ClassVar[Mapping[str, str]] = {}
-    """The scope that an API key needs, by action; an action without one is closed to every key."""
+    scopes: ClassVar[Mapping[str, Needed]] = {}
+    """What an API key needs, by action; an action without a scope is closed to every key."""
+
+    permissions: ClassVar[Mapping[str, str]] = {}
+    """The permission (`app.codename`) that staff need, by action; an action without is for every user."""
 
     limits: ClassVar[Mapping[str, str]] = {}
     """The group of rate limits that an action counts in, by action; each counts in `global`, too."""
@@ -35,13 +39,18 @@ class ApiViewSet(IdempotentViewSet):
         request._request.counted_as = limits.who_of(request)
 
     def check_permissions(self, request: Request) -> None:
-        """Refuse who may not do this, and an API key without the action's scope (RFC 6750, 3.1)."""
+        """Refuse a user without the action's permission and a key without its scopes (RFC 6750, 3.1)."""
         super().check_permissions(request)
+        # A method that the route does not take is answered for those alone who may use the others.
+        permission = self.permissions.get(self.action or next(iter(self.permissions), ""))
+        if permission and not request.user.may(permission):
+            raise PermissionRefused(f"This needs a member of staff with the permission {permission}.")
         granted = request.user.scopes if request.user else None
         if granted is None or self.action is None:
             return
-        needed = self.scopes.get(self.action)
-        if needed is None:
+        needed = needed_scopes(self.scopes, self.action)
+        if not needed:
             raise PermissionRefused("API keys may not do this: sign in instead.")
-        if needed not in granted:
-            raise PermissionRefused(f"This needs an API key with the scope {needed}.")
+        if not granted.issuperset(needed):
+            names = " and ".join(needed)
+            raise PermissionRefused(f"This needs an API key with the scope{'s' * (len(needed) > 1)} {names}.")

@@ -6,6 +6,7 @@ from functools import cache
 
 import factory
 from django.contrib.auth.hashers import make_password
+from django.contrib.auth.models import Permission
 
 from accounts.models import User
 
@@ -26,3 +27,11 @@ class UserFactory(factory.django.DjangoModelFactory):
     name = "Alice Example"
     email = factory.Sequence(lambda n: f"alice-{n}@example.com")
     password = factory.LazyFunction(_hashed_password)
+
+
+def grant(user: User, *permissions: str) -> User:
+    """Give a user permissions (`app.codename`); return the user."""
+    for permission in permissions:
+        app, codename = permission.split(".")
+        user.user_permissions.add(Permission.objects.get(content_type__app_label=app, codename=codename))
+    return user

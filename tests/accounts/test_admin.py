@@ -4,7 +4,7 @@ import re
 
 import pytest
 from django.contrib.admin.models import LogEntry
-from django.contrib.auth.models import Permission
+from django.contrib.auth.models import Group, Permission
 from django.core.exceptions import ValidationError
 from django.test import Client
 
@@ -12,7 +12,7 @@ from accounts import services, sessions
 from accounts.models import User
 from payflow import redisdb
 from payflow.errors import NotAuthenticated, NotFound
-from tests.accounts.factories import PASSWORD, UserFactory
+from tests.accounts.factories import PASSWORD, UserFactory, grant
 from wallets.documents import Status, Wallet
 
 LIST = "/admin/accounts/user/"
@@ -257,10 +257,60 @@ def test_nobody_deletes_users(staff: Client) -> None:
 def test_a_helper_hands_out_no_privileges() -> None:
     user = helper("change_user", "view_user")
     client = browser(user)
-    changed = {"email": user.email, "name": "Me", "locale": "en_US", "is_superuser": "on"}
-    assert client.post(page_of(user), changed).status_code == 302
-    user.refresh_from_db()
-    assert (user.name, user.is_superuser) == ("Me", False)
+    alice = UserFactory(email="alice@example.com")
+    changed = {
+        "email": "owned@example.com",
+        "name": "Al",
+        "locale": "en_US",
+        "is_superuser": "on",
+        "is_staff": "on",
+    }
+    assert client.post(page_of(alice), changed).status_code == 302
+    alice.refresh_from_db()
+    assert (alice.name, alice.email) == ("Al", "alice@example.com")
+    assert (alice.is_superuser, alice.is_staff) == (False, False)
+
+
+def test_a_helper_changes_neither_another_member_of_staff_nor_their_own_account() -> None:
+    user = helper("change_user", "view_user", "set_password")
+    client, other = browser(user), UserFactory(email="other@example.com", is_staff=True)
+    for target in (user, other):
+        form = {"email": target.email, "name": "Owned", "locale": "en_US"}
+        assert client.post(page_of(target), form).status_code == 403
+        assert set_password(client, target) == 403
+        act(client, "deactivate", target)
+        target.refresh_from_db()
+        assert (target.is_active, target.name, target.check_password(PASSWORD)) == (
+            True,
+            "Alice Example",
+            True,
+        )
+
+
+def test_a_helper_sets_a_customers_password_only_with_that_permission() -> None:
+    user = helper("change_user", "view_user")
+    client, alice = browser(user), UserFactory(email="alice@example.com")
+    assert client.get(f"{LIST}{alice.pk}/password/").status_code == 403
+    assert set_password(client, alice) == 403
+    grant(user, "accounts.set_password")
+    client = browser(User.objects.get(pk=user.pk))
+    assert set_password(client, alice) == 302
+    alice.refresh_from_db()
+    assert not alice.check_password(PASSWORD)
+
+
+def test_a_helper_raises_nobody_by_a_group() -> None:
+    user = helper("add_group", "change_group", "delete_group", "view_group")
+    group = Group.objects.create(name="Support")
+    user.groups.add(group)
+    client = browser(user)
+    every = [str(pk) for pk in Permission.objects.values_list("pk", flat=True)]
+    page = f"/admin/auth/group/{group.pk}/change/"
+    assert client.get(page).status_code == 200
+    for path in (page, "/admin/auth/group/add/"):
+        assert client.post(path, {"name": "Support", "permissions": every}).status_code == 403
+    assert client.post(f"/admin/auth/group/{group.pk}/delete/", {"post": "yes"}).status_code == 403
+    assert group.permissions.count() == 0
 
 
 def test_a_helper_changes_no_superuser() -> None:

@@ -19,7 +19,7 @@ from accounts.errors import ApiKeyNotFound, DepositsNotGranted, TooManyApiKeys
 from accounts.models import ApiKey, User
 from payflow import clock, mongodb
 from payflow.errors import NotAuthenticated
-from tests.accounts.factories import UserFactory
+from tests.accounts.factories import UserFactory, grant
 from tests.accounts.keys import mint
 
 REFUSED = "The API key is not valid."
@@ -52,7 +52,7 @@ def test_a_key_says_whose_it_is_and_what_it_may_do(alice: User) -> None:
     assert (caller.id, caller.record, str(caller)) == (str(alice.pk), alice, str(alice.pk))
     assert caller.scopes == {"wallets:read", "transactions:write"}
     assert caller.is_authenticated
-    assert not caller.is_staff
+    assert not caller.may("ledger.view_audit")
 
 
 def test_the_secret_is_random_and_only_its_hash_is_stored(alice: User) -> None:
@@ -173,9 +173,9 @@ def test_a_key_whose_owner_is_gone_is_refused(alice: User) -> None:
 # --- Deposits ---------------------------------------------------------------------------------------------
 
 
-def test_where_deposits_are_closed_only_staff_grant_them(alice: User, settings: LazySettings) -> None:
+def test_where_deposits_are_closed_the_permission_grants_them(alice: User, settings: LazySettings) -> None:
     settings.DEPOSITS_OPEN = False
-    boss = UserFactory(is_staff=True)
+    boss = grant(UserFactory(), "wallets.deposit")
     with pytest.raises(DepositsNotGranted) as refused:
         mint(alice, "deposits:write")
     assert refused.value.errors[0].field == "scopes"
@@ -183,9 +183,17 @@ def test_where_deposits_are_closed_only_staff_grant_them(alice: User, settings: 
     assert api_keys.read_key(granted.encoded).may_deposit
     own = mint(boss, "deposits:write")
     assert api_keys.read_key(own.encoded).may_deposit
-    User.objects.filter(pk=boss.pk).update(is_staff=False)
+    boss.user_permissions.clear()
     assert not api_keys.read_key(own.encoded).may_deposit
     assert api_keys.read_key(granted.encoded).may_deposit
+
+
+def test_staff_without_the_permission_grant_no_deposits_to_others_even_where_they_are_open(
+    alice: User, settings: LazySettings
+) -> None:
+    settings.DEPOSITS_OPEN = True
+    with pytest.raises(DepositsNotGranted):
+        mint(alice, "deposits:write", created_by=UserFactory(is_staff=True))
 
 
 def test_a_key_made_while_deposits_were_open_stops_when_they_close(

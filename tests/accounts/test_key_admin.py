@@ -164,10 +164,11 @@ def test_nobody_changes_or_deletes_a_key(staff: Client, alice: User) -> None:
     assert key.name == "Robot"
 
 
-def test_a_helper_makes_no_key_for_a_superuser(alice: User) -> None:
-    client, boss = browser(helper("add_apikey", "view_apikey")), UserFactory(is_staff=True, is_superuser=True)
+@pytest.mark.parametrize("privilege", ["is_staff", "is_superuser"])
+def test_a_helper_makes_no_key_for_another_staff_account(alice: User, privilege: str) -> None:
+    client, boss = browser(helper("add_apikey", "view_apikey")), UserFactory(**{privilege: True})
     text = client.post(f"{LIST}add/", wanted(boss), follow=True).content.decode()
-    assert "Only a superuser makes API keys for a superuser." in text
+    assert "Only a superuser makes API keys for another staff account." in text
     assert ApiKey.objects.count() == 0
     assert ENCODED.search(client.post(f"{LIST}add/", wanted(alice)).content.decode())
 

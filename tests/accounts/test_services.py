@@ -16,7 +16,7 @@ from accounts.models import User
 from accounts.sessions import Device
 from payflow import redisdb
 from payflow.errors import NotAuthenticated, NotFound, Transient
-from tests.accounts.factories import PASSWORD, UserFactory
+from tests.accounts.factories import PASSWORD, UserFactory, grant
 from wallets import services as wallets
 from wallets.documents import Status, Wallet
 
@@ -144,9 +144,20 @@ def test_signing_in_renews_a_hash_of_older_cost(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_staff_tokens_say_so() -> None:
-    user = UserFactory(is_staff=True)
+    user = grant(UserFactory(is_staff=True), "ledger.view_audit")
     signed_in = services.sign_in(email=user.email, password=PASSWORD)
-    assert tokens.read_access(signed_in.tokens.access).is_staff
+    caller = tokens.read_access(signed_in.tokens.access)
+    assert caller.may("ledger.view_audit")
+    assert not caller.may("ledger.change_simulation")
+    # As stored now, whatever the token says.
+    User.objects.filter(pk=user.pk).update(is_staff=False)
+    assert not caller.may("ledger.view_audit")
+
+
+def test_a_permission_without_being_staff_opens_nothing_of_staff() -> None:
+    user = grant(UserFactory(), "ledger.view_audit")
+    signed_in = services.sign_in(email=user.email, password=PASSWORD)
+    assert not tokens.read_access(signed_in.tokens.access).may("ledger.view_audit")
 
 
 # --- Refreshing and signing out ---------------------------------------------------------------------------

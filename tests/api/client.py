@@ -16,7 +16,7 @@ from accounts import tokens
 from accounts.models import User
 from ledger import selectors as ledger
 from payflow.api import problems
-from tests.accounts.factories import UserFactory
+from tests.accounts.factories import UserFactory, grant
 from wallets import services as wallets
 from wallets.documents import Wallet
 
@@ -27,6 +27,13 @@ _handler = ClientHandler(enforce_csrf_checks=True)
 FACTS = (
     "api_keys", "ledger_entries", "transactions", "transfer_batches", "users", "wallets",
     "webhook_deliveries", "webhook_subscriptions",
+)  # fmt: skip
+
+
+# All that the API asks of staff.
+STAFF_PERMISSIONS = (
+    "ledger.change_simulation", "ledger.view_audit", "transfers.view_transactionrow", "wallets.deposit",
+    "wallets.view_walletrow",
 )  # fmt: skip
 
 
@@ -81,8 +88,10 @@ class Party:
 
 
 def join(name: str, *, cents: int = 0, is_staff: bool = False) -> Party:
-    """Return a user who has registered and holds `cents`."""
+    """Return a user who has registered and holds `cents`; staff hold STAFF_PERMISSIONS."""
     user = UserFactory(name=name, email=f"{name.lower()}@example.com", is_staff=is_staff)
+    if is_staff:
+        grant(user, *STAFF_PERMISSIONS)
     party = Party(user, Api(token_of(user)))
     wallets.open_wallet(user_id=party.id, currency="USD")
     if cents:

@@ -212,6 +212,14 @@ def test_a_good_request_gets_what_its_sender_may_have(
     assert ("WWW-Authenticate" in response) == (expected == 401)
 
 
+def test_staff_without_permissions_may_do_no_more_than_a_stranger(world: World) -> None:
+    user = world.people["staff"].user
+    user.user_permissions.clear()
+    for door in DOORS:
+        response = world.knock(world.people["staff"].api, door)
+        assert response.status_code == ROWS[door][ACTORS.index("stranger")], (door, response.content)
+
+
 def refusal_of_a_method(route: str, actor: str) -> tuple[int, str]:
     """Say how a method that `route` does not take is refused: who may not come in learns nothing of it."""
     rows = [ROWS[f"{method} {route}"] for method in ROUTES[route]]

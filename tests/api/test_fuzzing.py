@@ -30,8 +30,8 @@ from accounts.schema import CREDENTIALS, USER
 from payflow.api.schema_headers import PARAMETERS
 from payflow.mongodb import collection
 from payflow.wsgi import application
-from tests.accounts.factories import UserFactory
-from tests.api.client import Api, Party, token_of
+from tests.accounts.factories import UserFactory, grant
+from tests.api.client import STAFF_PERMISSIONS, Api, Party, token_of
 from tests.transfers.workers import eventually
 from transfers.documents import Transaction
 from transfers.schema import COMPLETED
@@ -181,6 +181,8 @@ def enrol(name: str, user_id: str, *, is_staff: bool = False) -> Party:
         password=make_password(CREDENTIALS["password"]),
         is_staff=is_staff,
     )
+    if is_staff:
+        grant(user, *STAFF_PERMISSIONS)
     for currency in CURRENCIES:
         wallets.open_wallet(user_id=user_id, currency=currency)
         wallets.deposit(user_id=user_id, currency=currency, amount_minor=HELD_MINOR, key=None)

@@ -115,7 +115,8 @@ def test_says_in_words_which_scope_an_api_key_needs(name: str) -> None:
     operation = OPERATIONS[name]
     description = operation.get("description", "")
     scopes = [scope for each in operation["security"] for scope in each.get("apiKey", [])]
-    said = re.findall(r"API keys need the scope `([^`]+)`\.", description)
+    sentence = re.search(r"API keys need the scopes? (`[^`]+`(?: and `[^`]+`)*)\.", description)
+    said = re.findall(r"`([^`]+)`", sentence[1]) if sentence else []
     assert said == scopes
     is_closed = {"accessToken": []} in operation["security"] and not scopes
     assert is_closed == ("API keys are not accepted." in description)

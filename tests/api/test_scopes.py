@@ -29,17 +29,21 @@ OPENS = {
     Scope.DEPOSITS_WRITE: {"POST /wallets/me/deposit"},
     Scope.WEBHOOKS_WRITE: {
         "GET /webhooks",
-        "POST /webhooks",
         "GET /webhooks/<pk>",
-        "PATCH /webhooks/<pk>",
         "DELETE /webhooks/<pk>",
         "POST /webhooks/<pk>/rotate-secret",
         "POST /webhooks/<pk>/test",
-        "GET /webhooks/<pk>/logs",
-        "POST /webhooks/<pk>/logs/<delivery>/redeliver",
-        "GET /webhooks/<pk>/events",
     },
 }
+# What shows transactions, or says where they are sent, needs two scopes.
+OPEN_TOGETHER = {
+    "POST /webhooks",
+    "PATCH /webhooks/<pk>",
+    "GET /webhooks/<pk>/logs",
+    "POST /webhooks/<pk>/logs/<delivery>/redeliver",
+    "GET /webhooks/<pk>/events",
+}
+BOTH = (Scope.WEBHOOKS_WRITE, Scope.TRANSACTIONS_READ)
 OWNER = 2
 
 
@@ -53,14 +57,16 @@ def assert_closed(world: World, key: Api, door: str) -> None:
     if ROWS[door] == STAFF:
         return
     needed = next((scope for scope, doors in OPENS.items() if door in doors), None)
-    if needed:
+    if door in OPEN_TOGETHER:
+        assert detail == f"This needs an API key with the scopes {' and '.join(BOTH)}."
+    elif needed:
         assert detail == f"This needs an API key with the scope {needed}."
     else:
         assert detail == "API keys may not do this: sign in instead."
 
 
 def test_the_table_names_routes_that_there_are_and_every_scope() -> None:
-    assert set().union(*OPENS.values()) - set(DOORS) == set()
+    assert set().union(OPEN_TOGETHER, *OPENS.values()) - set(DOORS) == set()
     assert set(OPENS) == set(Scope)
 
 
@@ -81,8 +87,15 @@ def test_all_scopes_together_open_no_more(world: World) -> None:
     key = key_of(world, "owner", *Scope)
     world.knock(key, "GET /wallets")
     with nothing_changes():
-        for door in set(LOCKED) - set().union(*OPENS.values()):
+        for door in set(LOCKED) - set().union(OPEN_TOGETHER, *OPENS.values()):
             assert_closed(world, key, door)
+
+
+def test_a_key_reads_deliveries_only_with_both_scopes(world: World) -> None:
+    key = key_of(world, "owner", *BOTH)
+    world.knock(key, "GET /wallets")
+    for door in sorted(OPEN_TOGETHER):
+        assert world.knock(key, door).status_code == ROWS[door][OWNER], door
 
 
 def test_a_key_of_staff_is_not_staff(world: World) -> None:

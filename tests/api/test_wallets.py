@@ -10,8 +10,9 @@ import pytest
 from django.conf import LazySettings
 
 from ledger.documents import LedgerEntry
-from payflow import clock, money
+from payflow import clock, money, redisdb
 from payflow.mongodb import collection
+from tests.accounts.factories import grant
 from tests.api.client import Party, assert_problem, join, nothing_changes
 from wallets import services
 from wallets.documents import Wallet
@@ -136,7 +137,7 @@ def test_a_frozen_or_closed_wallet_moves_nothing_but_can_be_read(anna: Party, mo
     assert len(anna.api.get("/wallets/me/history").json()["results"]) == 1
 
 
-def test_where_deposits_are_closed_only_staff_may_make_them(
+def test_where_deposits_are_closed_the_permission_makes_them(
     settings: LazySettings, anna: Party, staff: Party
 ) -> None:
     settings.DEPOSITS_OPEN = False
@@ -147,15 +148,77 @@ def test_where_deposits_are_closed_only_staff_may_make_them(
     assert anna.api.post_json("/wallets/me/withdraw", {"amount": "1.00"}).status_code == 201
 
 
-def test_whoever_is_no_longer_staff_deposits_no_longer_whatever_the_token_says(
-    settings: LazySettings, staff: Party
-) -> None:
+def test_staff_without_the_permission_make_no_deposit(settings: LazySettings, staff: Party) -> None:
     settings.DEPOSITS_OPEN = False
-    staff.user.is_staff = False
-    staff.user.save()
+    staff.user.user_permissions.clear()
     with nothing_changes():
         response = staff.api.post_json("/wallets/me/deposit", {"amount": "1.00"})
         assert_problem(response, 403, "permission_denied")
+
+
+def test_a_service_user_with_the_permission_deposits_without_being_staff(
+    settings: LazySettings, anna: Party
+) -> None:
+    settings.DEPOSITS_OPEN = False
+    grant(anna.user, "wallets.deposit")
+    assert anna.api.post_json("/wallets/me/deposit", {"amount": "1.00"}).status_code == 201
+
+
+def test_deposits_of_a_day_have_a_limit_in_each_currency(settings: LazySettings, bob: Party) -> None:
+    settings.DEPOSITS_PER_DAY_MAX = 100
+    assert bob.api.post_json("/wallets", {"currency": "JPY"}).status_code == 201
+    assert bob.api.post_json("/wallets/me/deposit", {"amount": "60.00"}).status_code == 201
+    with nothing_changes():
+        response = bob.api.post_json("/wallets/me/deposit", {"amount": "40.01"})
+        body = assert_problem(response, 409, "deposit_limit")
+    assert body["detail"] == "At most 100.00 USD may be deposited in a day."
+    assert bob.api.post_json("/wallets/me/deposit", {"amount": "40.00"}).status_code == 201
+    assert bob.api.post_json("/wallets/me/deposit", {"amount": "100", "currency": "JPY"}).status_code == 201
+    assert_problem(
+        bob.api.post_json("/wallets/me/deposit", {"amount": "1", "currency": "JPY"}), 409, "deposit_limit"
+    )
+    assert bob.cents == 100_00
+
+
+def test_one_deposit_beyond_the_limit_of_a_day_is_refused_too(settings: LazySettings, bob: Party) -> None:
+    settings.DEPOSITS_PER_DAY_MAX = 100
+    with nothing_changes():
+        response = bob.api.post_json("/wallets/me/deposit", {"amount": "100.01"})
+        assert_problem(response, 409, "deposit_limit")
+    assert bob.api.post_json("/wallets/me/deposit", {"amount": "100.00"}).status_code == 201
+
+
+def test_a_repeated_deposit_counts_once_towards_the_limit(settings: LazySettings, bob: Party) -> None:
+    settings.DEPOSITS_PER_DAY_MAX = 100
+    for _ in range(3):
+        redisdb.client().flushdb()
+        response = bob.api.post_json("/wallets/me/deposit", {"amount": "50.00"}, Idempotency_Key="k")
+        assert response.status_code == 201
+    assert bob.api.post_json("/wallets/me/deposit", {"amount": "50.00"}).status_code == 201
+    assert bob.cents == 100_00
+
+
+def test_simultaneous_deposits_do_not_pass_the_limit_together(settings: LazySettings, bob: Party) -> None:
+    settings.DEPOSITS_PER_DAY_MAX = 100
+    with ThreadPoolExecutor(8) as pool:
+        clients = [bob.another_client() for _ in range(24)]
+        answers = list(
+            pool.map(
+                lambda api: api.post_json("/wallets/me/deposit", {"amount": "10.00"}).status_code, clients
+            )
+        )
+    assert (answers.count(201), answers.count(409)) == (10, 14)
+    assert bob.cents == 100_00
+
+
+def test_a_deposit_that_the_ledger_declines_leaves_room(
+    settings: LazySettings, bob: Party, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.DEPOSITS_PER_DAY_MAX = 100
+    monkeypatch.setattr(money, "BALANCE_MINOR_SOFT_MAX", 30_00)
+    assert_problem(bob.api.post_json("/wallets/me/deposit", {"amount": "90.00"}), 409, "invalid_amount")
+    monkeypatch.undo()
+    assert bob.api.post_json("/wallets/me/deposit", {"amount": "90.00"}).status_code == 201
 
 
 def test_refuses_a_deposit_that_the_wallet_could_not_hold(
