@@ -1,6 +1,6 @@
 """What Django's cache and the admin's sessions are stored as in Redis: JSON.
 
-Django's own serializer unpickles whatever Redis holds, so one who can write to Redis would run code in PayFlow.
+Django's own serializer unpickles what Redis holds: a write to Redis would run code in PayFlow.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class JsonSerializer:
-    """The serializer of `CACHES["default"]`. Values are what JSON can hold; Django counts with whole numbers."""
+    """The serializer of `CACHES["default"]`: values are what JSON can hold."""
 
     def dumps(self, value: Any) -> bytes | int:
         """Return what Redis stores. Raises TypeError for a value that JSON cannot hold."""

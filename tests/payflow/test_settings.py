@@ -195,7 +195,7 @@ UNSAFE: list[tuple[dict[str, str | None], str]] = [
         "MONGODB_URI has no user and password",
     ),
     ({"REDIS_URL": "redis://:s3cr3t@cache.example:6379/0"}, "REDIS_URL is not encrypted"),
-    ({"UNENCRYPTED_SERVERS": "*"}, "UNENCRYPTED_SERVERS entry 1 is not"),
+    ({"UNENCRYPTED_SERVERS": "*"}, "UNENCRYPTED_SERVERS entry 1 is no host"),
     ({"REDIS_TIMEOUT_SECONDS": "0"}, "REDIS_TIMEOUT_SECONDS must be from 0.05 to 30"),
     ({"REDIS_SPARED_SECONDS": "-1"}, "REDIS_SPARED_SECONDS must be from 0 to 60"),
     ({"REQUEST_BODY_BYTES_MAX": "-1"}, "REQUEST_BODY_BYTES_MAX must be from 16384 to 1048576"),
