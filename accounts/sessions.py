@@ -25,7 +25,7 @@ from typing import cast
 from django.conf import settings
 
 from accounts.tokens import AccessToken
-from payflow import redisdb
+from payflow import generation, redisdb, storage
 from payflow.errors import NotAuthenticated, Transient
 
 USER_AGENT_LENGTH_MAX = 200
@@ -154,6 +154,9 @@ def open_family(
     `expires_at` is in seconds since 1970. Raises Transient when Redis does not answer.
     """
     where = (device or Device()).stored()
+    if not storage.is_full():
+        # No copy of the database that was made before this may stand beside this session.
+        generation.advance()
     _run(_OPEN, user_id, settings.SESSIONS_PER_USER_MAX, family, jti, expires_at, where)
 
 
@@ -166,6 +169,7 @@ def rotate_family(
     Transient when Redis does not answer.
     """
     where = (device or Device()).stored()
+    generation.look()
     if not _run(_ROTATE, user_id, family, used_jti, next_jti, expires_at, where):
         raise NotAuthenticated("This session is over. Sign in again.")
 

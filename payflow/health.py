@@ -20,7 +20,7 @@ from typing import Any
 
 from django.conf import settings
 
-from payflow import duties, mongodb, redisdb, storage
+from payflow import duties, generation, mongodb, redisdb, storage
 from payflow.errors import Transient
 
 DEPENDENCIES: dict[str, Callable[[], None]] = {"mongodb": mongodb.ping, "redis": redisdb.ping}
@@ -58,7 +58,20 @@ def report_storage() -> Report:
     return Report(not full, {"status": status, "free_mb": free_mb})
 
 
-REPORTS: dict[str, Callable[[], Report]] = {"duties": report_duties, "storage": report_storage}
+def report_database() -> Report:
+    """Say whether the database was found to be a restored one that no operator has accepted."""
+    row = generation.current()
+    if row is None:
+        return Report(is_well=True, facts={"status": "new", "generation": None})
+    status = "up" if row["is_accepted"] else "restored"
+    return Report(is_well=row["is_accepted"], facts={"status": status, "generation": row["generation"]})
+
+
+REPORTS: dict[str, Callable[[], Report]] = {
+    "database": report_database,
+    "duties": report_duties,
+    "storage": report_storage,
+}
 
 
 UNKNOWN = Report(is_well=False, facts={"status": "unknown"})

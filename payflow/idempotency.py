@@ -17,7 +17,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, cast
@@ -25,7 +25,7 @@ from typing import Any, cast
 from django.conf import settings
 from rest_framework.request import Request
 
-from payflow import leases, redisdb, sealed
+from payflow import generation, leases, redisdb, sealed
 from payflow.canonical import canonical_json
 from payflow.errors import IdempotencyInProgress, IdempotencyKeyReused, Refused, Transient
 from payflow.ids import new_id
@@ -107,6 +107,11 @@ class Answer:
     headers: Mapping[str, str]
     body: bytes
 
+    @property
+    def is_success(self) -> bool:
+        """Say whether it tells of something done."""
+        return 200 <= self.status < 300
+
 
 @dataclass(frozen=True, slots=True)
 class Claim:
@@ -127,10 +132,14 @@ class Claim:
         try:
             if answer is None:
                 _run(_RELEASE, [self.slot], self.token)
-            elif not self._store(answer):
+                return
+            if not (is_kept_elsewhere and answer.is_success):
+                # No copy of the database that was made before this may stand beside this answer.
+                generation.advance()
+            if not self._store(answer):
                 logger.warning("an idempotency key was lost before its answer could be stored")
         except Transient:
-            logger.warning("Redis did not take the end of an idempotency key")
+            logger.warning("the end of an idempotency key was not stored")
 
     def _store(self, answer: Answer) -> bool:
         text = json.dumps([answer.status, dict(answer.headers)]).encode() + b"\n" + answer.body
@@ -183,9 +192,10 @@ def _digest_key(secret: str) -> bytes:
     return sealed.derive(secret, f"{_SALT} fingerprint")
 
 
-def claim(asked: Asked) -> Claim | Answer:
+def claim(asked: Asked, *, holds: Callable[[Answer], bool] = lambda _answer: True) -> Claim | Answer:
     """Claim the key for this request, or return the answer that an earlier one got.
 
+    An answer of which `holds` says no counts as not there: the database knows nothing of it.
     Raises IdempotencyInProgress, IdempotencyKeyReused, and Transient when Redis does not answer.
     """
     mine = Claim(asked.slot, new_id("own"))
@@ -194,8 +204,10 @@ def claim(asked: Asked) -> Claim | Answer:
         return _held(mine)
     used_for, secret = found
     answer = _read(asked.slot, secret) if secret else None
+    if answer is not None and not holds(answer):
+        answer = None
     if secret and answer is None:
-        # Nobody can read it any more, so it is nobody's.
+        # It cannot be read any more, or is of a database that was replaced: it belongs to no request.
         if (found := _claim(asked, mine.token, unreadable=secret)) is None:
             return _held(mine)
         raise IdempotencyInProgress

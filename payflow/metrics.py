@@ -43,6 +43,11 @@ DUTY_AGE = Gauge(
     ["duty"],
     multiprocess_mode="mostrecent",
 )
+DATABASE_RESTORED = Gauge(
+    "payflow_database_restored",
+    "1: PayFlow has found that the database was restored, and no operator has accepted it yet.",
+    multiprocess_mode="mostrecent",
+)
 STORAGE_FREE = Gauge(
     "payflow_storage_free_bytes", "What is free where MongoDB's data lie.", multiprocess_mode="mostrecent"
 )

@@ -15,7 +15,7 @@ from celery import Task, chain, shared_task
 from django.conf import settings
 
 from ledger import monitor
-from payflow import storage
+from payflow import generation, storage
 from payflow.celery import is_stopping
 from payflow.crashpoints import crash_point
 from payflow.duties import DutyTask
@@ -137,6 +137,8 @@ def tell_failed_refunds(transaction_ids: list[str]) -> None:
 def recover() -> None:
     """Beat's task: re-drive what has stalled, and start a chain if what waits in the inbox has none."""
     try:
+        # What waits there may be of a database that was replaced by an older copy.
+        generation.advance()
         line = inbox.watch()
     except Transient:
         line = inbox.Line()

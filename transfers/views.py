@@ -54,6 +54,10 @@ class TransactionViewSet(ApiViewSet):
     limits = {"create": "transactions"}
     lasting_keys = frozenset({"create"})
 
+    def is_known(self, request: Request, key: str) -> bool:
+        """Say whether the key has started a transaction."""
+        return selectors.find_by_key(sender_id=request.user.id, key=key) is not None
+
     def create(self, request: Request) -> Response:
         """POST /transactions: write it down, start its saga, answer."""
         key = idempotency.key_of(request)
@@ -108,6 +112,10 @@ class TransferBatchViewSet(ApiViewSet):
     scopes = {"create": Scope.TRANSACTIONS_WRITE, "retrieve": Scope.TRANSACTIONS_READ}
     limits = {"create": "transactions"}
     lasting_keys = frozenset({"create"})
+
+    def is_known(self, request: Request, key: str) -> bool:
+        """Say whether the key has started a batch."""
+        return selectors.find_batch_by_key(sender_id=request.user.id, key=key) is not None
 
     def create(self, request: Request) -> Response:
         """POST /transactions/batch: write all of them down, start their saga, answer."""

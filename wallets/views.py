@@ -38,6 +38,12 @@ class WalletViewSet(ApiViewSet):
 
     lasting_keys = frozenset({"deposit", "withdraw"})
 
+    def is_known(self, request: Request, key: str) -> bool:
+        """Say whether the key has moved money in or out."""
+        kind = Kind.DEPOSIT if self.action == "deposit" else Kind.WITHDRAWAL
+        operation_id = services.keyed_operation_id(kind, request.user.id, key)
+        return ledger.find_entry(operation_id=operation_id) is not None
+
     def handle_exception(self, exc: Exception) -> Response:
         """Answer for an error; a refusal repeated for its idempotency key says so."""
         response = super().handle_exception(exc)

@@ -16,7 +16,7 @@ from rest_framework import viewsets
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from payflow import idempotency, metrics, redisdb
+from payflow import generation, idempotency, metrics, redisdb
 from payflow.api.queries import ReadsQuery
 from payflow.crashpoints import crash_point
 from payflow.errors import IdempotencyInProgress, IdempotencyKeyReused, Transient
@@ -78,12 +78,22 @@ class IdempotentViewSet(ReadsQuery, viewsets.ViewSet):
             self._is_kept = False
         return response
 
+    def is_known(self, request: Request, key: str) -> bool:
+        """Say whether MongoDB holds what this key has done. For the actions in `lasting_keys`."""
+        raise NotImplementedError
+
+    def _holds(self, request: Request, key: str, answer: Answer) -> bool:
+        """Say whether an answer from Redis is of this database, which may have been restored since."""
+        if self.action in self.lasting_keys and answer.is_success:
+            return self.is_known(request, key)
+        return generation.look()
+
     def _take(self, request: Request, key: str) -> None:
         """Claim the key, or end the request here."""
         asked = idempotency.asked_by(request, key)
         try:
             redisdb.ensure_not_spared()
-            found = idempotency.claim(asked)
+            found = idempotency.claim(asked, holds=lambda answer: self._holds(request, key, answer))
         except Transient:
             if self.action not in self.lasting_keys:
                 raise

@@ -49,6 +49,7 @@ def test_healthy_while_every_dependency_answers(anyone: Api, settings: LazySetti
     told = body.pop("duties")
     assert body["storage"]["status"] == "up"
     reports = {
+        "database": body["database"],
         "storage": body["storage"],
         "saga": {"status": "up", "queue_age_seconds": 0.0},
         "notifications": {"status": "up", "overdue_seconds": 0.0},

@@ -23,6 +23,7 @@ READING = {
     "ismaster", "killCursors", "listCollections", "listIndexes", "ping",
 }  # fmt: skip
 OF_ONE_ATTEMPT = {"_id", "applied", "lsid", "$clusterTime", "txnNumber", "maxTimeMS", "id", "uid"}
+OF_ONE_DATABASE = "database_generation"
 ATTEMPTS_MAX = 400
 
 
@@ -37,7 +38,7 @@ class Deadly(CommandListener):
         self.died_at: dict[str, None] = {}
 
     def started(self, event: CommandStartedEvent) -> None:
-        if event.command_name in READING:
+        if event.command_name in READING or OF_ONE_DATABASE in event.command.values():
             return
         what = repr(_stable(event.command))
         if what not in self.died_at:
@@ -86,7 +87,7 @@ def described(name: str) -> dict[str, Any]:
     database = mongoengine.get_connection()[name]
     labels = {row["_id"]: (row["app_label"], row["model"]) for row in database.django_content_type.find()}
     found = {}
-    for collection in sorted(database.list_collection_names()):
+    for collection in sorted(set(database.list_collection_names()) - {OF_ONE_DATABASE}):
         rows = [
             sorted(
                 (key, str(labels.get(value, value)))

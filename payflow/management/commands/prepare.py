@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 from django.db import DatabaseError
 from pymongo.errors import OperationFailure, PyMongoError
+
+from payflow import generation
+from payflow.errors import Transient
 
 OUT_OF_DISK_SPACE_CODE = 14_031
 
@@ -22,6 +26,9 @@ class Command(BaseCommand):
         try:
             call_command("migrate", verbosity=0)
             call_command("ensure_indexes", verbosity=options["verbosity"])
+            # Redis need not be there yet; then recovery looks.
+            with suppress(Transient):
+                generation.look()
         except (DatabaseError, PyMongoError) as error:
             cause = error if isinstance(error, PyMongoError) else error.__cause__ or error
             raise CommandError(_sentence(cause)) from error
