@@ -1,7 +1,7 @@
 """The outermost net: whatever escapes a view becomes a problem document, never an HTML page.
 
-The admin keeps Django's own pages, as its users are people, and so does a response that says `is_for_people`;
-what is too long to read is refused there, too.
+The admin keeps Django's own pages, as its users are people, and so does a response that says `is_for_people`.
+A body that is too long to read, and a path that a proxy may read otherwise, are refused there, too.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from collections.abc import Callable
 
 from django.http import HttpRequest, HttpResponse
 
-from payflow.api import problems
+from payflow.api import problems, raw_paths
 from payflow.api.parsers import PayloadTooLarge, body_bytes_max
-from payflow.errors import Refused
+from payflow.errors import NotFound, Refused
 
 HTML_PREFIX = "/admin/"
 _KEPT_HEADERS = ("Allow", "Retry-After")
@@ -25,8 +25,8 @@ class ProblemMiddleware:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        """Refuse a body that cannot be read before reading it; then answer."""
-        if unreadable := _unreadable(request):
+        """Refuse a path or a body that cannot be read; then answer."""
+        if unreadable := _odd_path(request) or _unreadable(request):
             return problems.answer(unreadable)
         response = self.get_response(request)
         if _is_html(request) or getattr(response, "is_for_people", False):
@@ -39,6 +39,14 @@ class ProblemMiddleware:
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
         """Answer for an exception that a plain Django view let through."""
         return None if _is_html(request) else problems.from_exception(error)
+
+
+def _odd_path(request: HttpRequest) -> Refused | None:
+    """Return why the path cannot be read: it has more than one reading."""
+    path = raw_paths.raw_path_of(request.META)
+    if path is None or raw_paths.has_one_reading(path):
+        return None
+    return NotFound("There is nothing at this address.")
 
 
 def _unreadable(request: HttpRequest) -> Refused | None:
