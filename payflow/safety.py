@@ -12,11 +12,12 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from email.utils import getaddresses
 from itertools import combinations
 
 from django.core.exceptions import ImproperlyConfigured
 
-from payflow import signing
+from payflow import signing, text
 from payflow.crypto import mac_keys
 
 DEVELOPMENT_SECRET = "development-only-secret-never-use-it-where-money-is-real"  # noqa: S105
@@ -30,6 +31,9 @@ _HOST = re.compile(r"\.?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*|\[[0-9A-Fa-f:.]+\]", r
 # Below these everybody registers names, as below `.com`.
 _SHARED_SUFFIX = re.compile(r"\.(ac|co|com|edu|gob|gov|gv|ltd|ne|net|or|org|plc)\.[a-z]{2}", re.IGNORECASE)
 _ORIGIN = re.compile(r"https://[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*(:[0-9]{1,5})?", re.ASCII)
+_SENDER = re.compile(r"(?:(?P<name>[^<>]{1,100}) )?<(?P<address>[^<>]+)>|(?P<bare>[^<>]+)")
+# A header of every mail holds links that begin with it.
+_PUBLIC_URL = re.compile(r"https://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9._~/-]*)?", re.ASCII)
 
 
 def read_receipt_keys(entries: Sequence[str], *, is_production: bool) -> tuple[signing.Keyring, str]:
@@ -182,15 +186,25 @@ def refuse_unsafe_mail(
         reasons.append("EMAIL_URL does not name an SMTP server")
     if has_password and not is_encrypted:
         reasons.append("EMAIL_URL would send its password unencrypted: use smtp+tls:// or smtp+ssl://")
-    if "@" not in sender or "localhost" in sender:
+    if not is_sender(sender):
         reasons.append("DEFAULT_FROM_EMAIL does not say who sends")
-    if not public_url.startswith("https://"):
+    if not _PUBLIC_URL.fullmatch(public_url):
         reasons.append("PUBLIC_URL is not the https address of this service")
     if reasons:
         raise ImproperlyConfigured(
             f"PayFlow refuses to send notifications in production: {'; '.join(reasons)}."
             " Set these in the environment, or NOTIFICATIONS_ENABLED=false."
         )
+
+
+def is_sender(sender: str) -> bool:
+    """Say whether every mail program reads this header as one address, with or without a name before it."""
+    match = _SENDER.fullmatch(sender)
+    if match is None or "=?" in sender:
+        return False
+    name, address = match["name"], match["address"] or match["bare"]
+    addresses = [each for _, each in getaddresses([sender])]
+    return text.is_email(address) and addresses == [address] and (name is None or text.is_name(name))
 
 
 def fault_of_secret(value: str, *, length_min: int = SECRET_LENGTH_MIN) -> str:

@@ -258,3 +258,24 @@ def test_a_value_that_two_readers_would_read_otherwise_is_refused(
     reader.ENVIRON = {variable: value}
     with pytest.raises(ImproperlyConfigured, match=f"^{variable} {reason}"):
         reader.get_value(variable, cast=cast.get(variable, int), default=1)
+
+
+@pytest.mark.parametrize(
+    ("sender", "is_one"),
+    [
+        ("PayFlow <payments@pay.example>", True),
+        ("payments@pay.example", True),
+        ("Zahlungen \u00fcber PayFlow <payments@pay.example>", True),
+        ('"Pay, Flow" <payments@pay.example>', True),
+        ("Pay, Flow <payments@pay.example>", False),
+        ("=?utf-8?q?Bank?= <payments@pay.example>", False),
+        ("PayFlow <=?utf-8?q?bank?=@pay.example>", False),
+        ("PayFlow <payments@localhost>", False),
+        ("\u202ewolFyaP <payments@pay.example>", False),
+        ("PayFlow <payments@pay.example>, x@pay.example", False),
+        ("payments", False),
+        ("", False),
+    ],
+)
+def test_the_sender_of_mails_is_read_in_one_way(sender: str, is_one: bool) -> None:
+    assert safety.is_sender(sender) is is_one
