@@ -13,6 +13,9 @@ in again.
 Beside the requests, the statistics show `saga: POST to terminal`: milliseconds from sending a transfer until
 it was seen COMPLETED or FAILED, polls included. For figures of capacity use `make bench`: it counts what the
 database says, and polls nothing.
+
+A request without an answer, an answer of 400 and above, and a transfer that ends FAILED are failures. The
+exit status is 1 after any failure, and when nothing was asked at all.
 """
 
 from __future__ import annotations
@@ -108,13 +111,17 @@ class PayFlowUser(FastHttpUser):
             time.sleep(POLL_SECONDS)
             path = f"/transactions/{transaction['id']}"
             transaction = self._send("GET", path, name="/transactions/{id}") or transaction
-        ended = transaction["status"] in TERMINAL
+        error = None
+        if transaction["status"] == "FAILED":
+            error = TransferFailed((transaction.get("failure") or {}).get("code", "unknown"))
+        elif transaction["status"] != "COMPLETED":
+            error = TimeoutError(f"still {transaction['status']}")
         events.request.fire(
             request_type="SAGA",
             name="saga: POST to terminal",
             response_time=(time.monotonic() - began) * 1000,
             response_length=0,
-            exception=None if ended else TimeoutError(f"{transaction['id']} is {transaction['status']}"),
+            exception=error,
             context={},
         )
 
@@ -138,10 +145,10 @@ class PayFlowUser(FastHttpUser):
             ) as answer:
                 if answer.status_code == 401 and signed and not last:
                     answer.success()
-                elif answer.ok:
-                    answer.success()
-                    return answer.json() if answer.content else {}
+                elif 200 <= answer.status_code < 300:
+                    return _body(answer)
                 else:
+                    # Status 0 is Locust's for no answer at all, and `ok` counts it as good.
                     answer.failure(f"{answer.status_code} {_code(answer)}")
                     return {}
             self._renew()
@@ -162,6 +169,29 @@ class PayFlowUser(FastHttpUser):
 
     def _sign_in(self, answer: dict[str, Any]) -> None:
         self.access, self.refresh = answer.get("access", ""), answer.get("refresh", "")
+
+
+class TransferFailed(Exception):  # noqa: N818 - it reads as what happened
+    """A transfer that ended FAILED: every simulated user has the money, and every receiver a wallet."""
+
+
+@events.quitting.add_listener
+def set_exit_status(environment: Any, **_: Any) -> None:
+    """Exit with 1 after any failure, and where nothing was asked at all: that shows nothing."""
+    total = environment.stats.total
+    if environment.process_exit_code is None and (total.num_failures or not total.num_requests):
+        environment.process_exit_code = 1
+
+
+def _body(answer: Any) -> dict[str, Any]:
+    """Return a good answer's JSON; one that is none fails."""
+    try:
+        body = answer.json() if answer.content else {}
+    except ValueError:
+        answer.failure(f"{answer.status_code} without JSON")
+        return {}
+    answer.success()
+    return body
 
 
 def _code(answer: Any) -> str:

@@ -19,11 +19,15 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 
 
 class CorrelationFilter(logging.Filter):
-    """Adds the current correlation id to each record."""
+    """Adds the current correlation id to each record that brings none of its own.
+
+    A task works on rows of many requests: a line about one row brings the id that the row was stored with.
+    """
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Never drops a record."""
-        record.correlation_id = correlation.current()
+        if not hasattr(record, "correlation_id"):
+            record.correlation_id = correlation.current()
         return True
 
 

@@ -8,7 +8,7 @@ ever. The numbers are for watching; the truth about money is the ledger's.
 from __future__ import annotations
 
 import os
-import socket
+from pathlib import Path
 
 from prometheus_client import (
     REGISTRY,
@@ -22,19 +22,16 @@ from prometheus_client import (
 from prometheus_client import values as storage
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from payflow.metric_files import Owner
+
 CONTENT_TYPE = exposition.CONTENT_TYPE_LATEST
 _DIRECTORY = os.environ.get("PROMETHEUS_MULTIPROC_DIR", "")
 
 
-def _process() -> str:
-    """Name this process among all that share the directory: containers count their processes alike."""
-    return f"{socket.gethostname().replace('_', '-')}-{os.getpid()}"
-
-
-if _DIRECTORY:
-    os.makedirs(_DIRECTORY, exist_ok=True)
+_owner = Owner(Path(_DIRECTORY)) if _DIRECTORY else None
+if _owner is not None:
     # Before the first metric is made, anybody's: each keeps the storage of its time.
-    storage.ValueClass = storage.MultiProcessValue(_process)
+    storage.ValueClass = storage.MultiProcessValue(_owner.name)
 
 BUILD = Gauge("payflow_build", "1, with the version that runs.", ["version"], multiprocess_mode="mostrecent")
 DUTY_AGE = Gauge(
@@ -150,10 +147,18 @@ NOTIFICATIONS_ENDED = Counter(
 )
 
 
-def render() -> bytes:
-    """Return all metrics of all processes in Prometheus's text format."""
-    if not _DIRECTORY:
+def render(version: str) -> bytes:
+    """Return all metrics of all processes in Prometheus's text format.
+
+    Raises OSError when the folder that the processes share is gone and cannot be made again: a page without
+    numbers must not look like a good one.
+    """
+    if _owner is None:
+        BUILD.labels(version).set(1)
         return generate_latest(REGISTRY)
+    _owner.look()
+    # Here, for a process that has begun anew has forgotten it.
+    BUILD.labels(version).set(1)
     registry = CollectorRegistry()
     MultiProcessCollector(registry, path=_DIRECTORY)
     return generate_latest(registry)

@@ -94,7 +94,7 @@ class Metrics(Public):
         if token and not constant_time_compare(request.headers.get("Authorization", ""), f"Bearer {token}"):
             raise NotAuthenticated("The token is missing or wrong.")
         duties.export_ages()
-        return HttpResponse(metrics.render(), content_type=metrics.CONTENT_TYPE)
+        return HttpResponse(metrics.render(settings.VERSION), content_type=metrics.CONTENT_TYPE)
 
 
 class OpenApi(Public):

@@ -132,7 +132,8 @@ def finish_stalled() -> int:
             raise
         except Exception as error:
             _put_off(batch)
-            logger.error("batch not finished", extra={"batch_id": batch["_id"]}, exc_info=error)
+            ids = {"batch_id": batch["_id"], "correlation_id": batch.get("correlation_id") or ""}
+            logger.error("batch not finished", extra=ids, exc_info=error)
     return finished
 
 

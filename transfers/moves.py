@@ -22,7 +22,7 @@ from payflow.mongodb import collection, unavailable_is_transient
 from transfers import notices, states
 from transfers.body import transaction_body
 from transfers.documents import Transaction
-from transfers.selectors import load
+from transfers.selectors import load, log_ids
 from transfers.states import Failure, Status
 from webhooks.fanout import fan_out
 
@@ -118,5 +118,4 @@ def finish(rows: list[Row]) -> None:
     crash_point("saga.finished")
     for row in rows:
         code = (row.get("failure") or {}).get("code", "")
-        ids = {"transaction_id": row["_id"], "correlation_id": row.get("correlation_id") or ""}
-        logger.info("transaction ended", extra={**ids, "status": row["status"], "reason": code})
+        logger.info("transaction ended", extra={**log_ids(row), "status": row["status"], "reason": code})

@@ -22,6 +22,7 @@ from transfers import recovery, saga, selectors, states
 from transfers.documents import Transaction
 from transfers.errors import HasEnded, NotRefundable, TransactionNotFound
 from transfers.moves import Row
+from transfers.selectors import log_ids
 from transfers.states import Settlement, Status
 
 logger = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ def refund(*, transaction_id: str, who: str) -> Row:
 
 
 def _recorded(transaction_id: str, who: str, action: str, act: Callable[[Row], None]) -> Row:
-    find(transaction_id)
+    row = find(transaction_id)
     wish = {"at": clock.now(), "who": who, "action": action}
     kept = {"$each": [{**wish, "outcome": UNFINISHED}], "$slice": -ACTIONS_KEPT_MAX}
     with unavailable_is_transient():
@@ -63,22 +64,17 @@ def _recorded(transaction_id: str, who: str, action: str, act: Callable[[Row], N
         act(find(transaction_id))
     except Exception as error:
         verb = "refused" if isinstance(error, Refused) else "failed"
-        _record_outcome(transaction_id, wish, f"{verb}: {getattr(error, 'detail', type(error).__name__)}")
+        _record_outcome(row, wish, f"{verb}: {getattr(error, 'detail', type(error).__name__)}")
         raise
     row = find(transaction_id)
-    _record_outcome(transaction_id, wish, row["status"])
+    _record_outcome(row, wish, row["status"])
     return find(transaction_id)
 
 
-def _record_outcome(transaction_id: str, wish: dict[str, Any], outcome: str) -> None:
-    extra = {
-        "transaction_id": transaction_id,
-        "who": wish["who"],
-        "action": wish["action"],
-        "outcome": outcome,
-    }
-    logger.warning("operator acted", extra=extra)
-    query = {"_id": transaction_id, "operator_actions": {"$elemMatch": {**wish, "outcome": UNFINISHED}}}
+def _record_outcome(row: Row, wish: dict[str, Any], outcome: str) -> None:
+    extra = {"who": wish["who"], "action": wish["action"], "outcome": outcome}
+    logger.warning("operator acted", extra={**log_ids(row), **extra})
+    query = {"_id": row["_id"], "operator_actions": {"$elemMatch": {**wish, "outcome": UNFINISHED}}}
     with unavailable_is_transient():
         change = {"$set": {"operator_actions.$.outcome": outcome}}
         collection(Transaction).update_one(query, change)

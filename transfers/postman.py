@@ -43,6 +43,7 @@ from transfers import inbox, notices, selectors
 from transfers.documents import Kind, Notice, NoticeStatus
 from transfers.notice_texts import Letter, disabled_letter, transfer_letter
 from transfers.notices import Row
+from transfers.selectors import log_ids
 
 logger = logging.getLogger(__name__)
 ATTEMPTS_KEPT_MAX = 40
@@ -195,7 +196,7 @@ def _send_all(rows: list[Row], claim: str, done: Counter[str], is_stopping: Call
     def write_sent() -> None:
         if sent:
             crash_point("notices.accepted")
-            done[_write_outcome(sent, claim, Outcome(NoticeStatus.SENT)).value] += len(sent)
+            done[_write_outcome(sent, claim, Outcome(NoticeStatus.SENT), facts).value] += len(sent)
             sent.clear()
 
     try:
@@ -207,7 +208,7 @@ def _send_all(rows: list[Row], claim: str, done: Counter[str], is_stopping: Call
             if outcome is None:
                 continue
             if outcome.status is not NoticeStatus.SENT:
-                done[_write_outcome([row], claim, outcome).value] += 1
+                done[_write_outcome([row], claim, outcome, facts).value] += 1
                 continue
             first_sent_at = first_sent_at if sent else time.monotonic()
             sent.append(row)
@@ -240,13 +241,19 @@ def _look_up(rows: list[Row]) -> Facts:
     return Facts(users, transactions)
 
 
+def _log_ids(row: Row, facts: Facts) -> dict[str, str]:
+    """Return what a log line about one notice names: its id, and its transaction's."""
+    transaction = facts.transactions.get(row.get("transaction_id", ""))
+    return {"notice_id": row["_id"], "correlation_id": "", **(log_ids(transaction) if transaction else {})}
+
+
 def _send_one(row: Row, claim: str, facts: Facts, connection: Any) -> Outcome | None:
     """Return what became of it, or None when it is somebody else's by now. Raises Transient."""
     try:
         message = _message(row, facts, connection)
     except Exception as error:
         # One that cannot be written stops no other.
-        logger.error("notification cannot be written", extra={"notice_id": row["_id"]}, exc_info=error)
+        logger.error("notification cannot be written", extra=_log_ids(row, facts), exc_info=error)
         return Outcome(NoticeStatus.FAILED, f"it cannot be written ({type(error).__name__})")
     if message is None:
         return Outcome(NoticeStatus.SKIPPED)
@@ -302,7 +309,7 @@ def _mark_sending(row: Row, claim: str) -> bool:
         return collection(Notice).update_one(query, {"$set": change}).modified_count == 1
 
 
-def _write_outcome(rows: list[Row], claim: str, outcome: Outcome) -> NoticeStatus:
+def _write_outcome(rows: list[Row], claim: str, outcome: Outcome, facts: Facts) -> NoticeStatus:
     """Write down how it went with all of them, and when the next try is; return their status.
 
     Those that are to be tried again must have been tried equally often.
@@ -331,9 +338,9 @@ def _write_outcome(rows: list[Row], claim: str, outcome: Outcome) -> NoticeStatu
     if status is not NoticeStatus.PENDING:
         metrics.NOTIFICATIONS_ENDED.labels(status.value).inc(len(rows))
     if status in (NoticeStatus.FAILED, NoticeStatus.UNKNOWN):
-        for id_ in ids:
-            extra = {"notice_id": id_, "status": status.value, "reason": outcome.reason}
-            logger.warning("notification not sent", extra=extra)
+        for row in rows:
+            extra = {"status": status.value, "reason": outcome.reason}
+            logger.warning("notification not sent", extra={**_log_ids(row, facts), **extra})
     return status
 
 

@@ -26,6 +26,7 @@ from payflow.mongodb import collection, unavailable_is_transient
 from transfers import batches, saga, selectors, states
 from transfers.documents import Transaction
 from transfers.moves import Row, ids_of
+from transfers.selectors import log_ids
 from transfers.states import Status
 
 logger = logging.getLogger(__name__)
@@ -129,6 +130,8 @@ def _flag(rows: list[Row], reason: str) -> int:
         count = collection(Transaction).update_many(query, change).modified_count
     if count:
         extra = {"reason": reason, "count": count, "transaction_ids": fresh[:IDS_LOGGED_MAX]}
+        if len(rows) == 1:
+            extra |= log_ids(rows[0])
         metrics.TRANSACTIONS_FLAGGED.inc(count)
         logger.warning("transactions need attention", extra=extra)
     return count
@@ -193,7 +196,7 @@ def _servers_answer() -> bool:
 
 def _set_apart(row: Row, error: Exception) -> int:
     """Note that a row cannot be driven; return 1 if it was flagged now. A busy wallet gets free by itself."""
-    extra = {"transaction_id": row["_id"], "error": type(error).__name__}
+    extra = {**log_ids(row), "error": type(error).__name__}
     if isinstance(error, Transient):
         logger.warning("transaction not driven; it comes up again", extra=extra)
         return 0
@@ -209,7 +212,7 @@ def _tell_of_failed_refund(row: Row) -> None:
         raise
     except Exception as error:
         # One that cannot be driven can perhaps not be told of either.
-        extra = {"transaction_id": row["_id"], "error": type(error).__name__}
+        extra = {**log_ids(row), "error": type(error).__name__}
         logger.warning("failed refund not told", extra=extra, exc_info=error)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -34,6 +34,11 @@ def load(transaction_ids: Collection[str]) -> list[dict[str, Any]]:
         return []
     with unavailable_is_transient():
         return list(collection(Transaction).find({"_id": {"$in": list(transaction_ids)}}).sort("_id", 1))
+
+
+def log_ids(row: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a log line about one transaction names: its id, and the request that asked for it."""
+    return {"transaction_id": row["_id"], "correlation_id": row.get("correlation_id") or ""}
 
 
 def find_transaction(*, transaction_id: str) -> dict[str, Any] | None:

@@ -15,7 +15,7 @@ from celery import Task, chain, shared_task
 from django.conf import settings
 
 from ledger import monitor
-from payflow import generation, storage
+from payflow import correlation, generation, storage
 from payflow.celery import is_stopping
 from payflow.crashpoints import crash_point
 from payflow.duties import DutyTask
@@ -55,6 +55,8 @@ def debit(self: Task, transaction_ids: list[str] | None = None) -> list[str]:
             time.sleep(settings.SAGA_CROWD_LINGER_SECONDS)
         transaction_ids, more = inbox.pop(settings.SAGA_BATCH_MAX)
         self.request.args = [transaction_ids]  # a retry must work on these, not on the next ones
+        if len(transaction_ids) > 1:
+            correlation.enter(None)  # the batch is of several requests, and speaks for none of them
         crash_point("tasks.popped")
         if more:
             start_saga()
@@ -190,5 +192,6 @@ def _refund_later(transaction_ids: list[str]) -> None:
 
 
 def _log_failure(message: str, request: Any, error: Exception, **extra: Any) -> None:
-    what = {"error": type(error).__name__, "task_id": request.id, "transactions": len(request.args[0])}
-    logger.error(message, extra={**what, **extra})
+    ids = request.args[0]
+    what = {"error": type(error).__name__, "task_id": request.id, "transactions": len(ids)}
+    logger.error(message, extra={**what, "transaction_ids": ids[: recovery.IDS_LOGGED_MAX], **extra})

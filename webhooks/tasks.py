@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from celery import shared_task
 
+from payflow import correlation
 from payflow.duties import DutyTask
 from webhooks import nudge, sweep, turns
 
@@ -11,6 +12,7 @@ from webhooks import nudge, sweep, turns
 @shared_task(name=nudge.DELIVER_TASK)
 def deliver(subscription_id: str) -> None:
     """Serve one endpoint for a turn; who waits, or has more, goes to the end of the queue."""
+    correlation.enter(None)  # its deliveries are of many requests: that of the nudge is one of them
     nudge.nudge(turns.take(subscription_id=subscription_id))
 
 

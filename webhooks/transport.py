@@ -124,7 +124,7 @@ class Line:
             error = "timeout" if self._is_late else word_for(problem)
         except Exception:
             # Whatever a receiver may bring about is its failure, and counted; never a task that is repeated.
-            logger.exception("webhook attempt broke off")
+            logger.exception("webhook attempt broke off", extra={"event_id": headers.get("webhook-id", "")})
             error = "internal"
         finally:
             watchdog.cancel()

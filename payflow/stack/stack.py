@@ -4,7 +4,6 @@
 """
 
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from types import TracebackType
 
 import requests
 
+from payflow.metric_files import remove_dead
 from payflow.stack import causes
 from payflow.stack.embedded import (
     EmbeddedMongo,
@@ -230,10 +230,10 @@ class Stack:
         }
 
     def _fresh_metrics_dir(self) -> Path:
-        """An empty folder where this stack's processes share their counts; they begin at zero."""
+        """The folder where this stack's processes share their counts; what dead ones counted is removed."""
         folder = self.data_dir / "metrics"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_dead(folder)
         return folder
 
     def _commands(self) -> dict[str, str]:
