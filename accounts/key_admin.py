@@ -93,10 +93,6 @@ class ApiKeyAdmin(StoredRowsAdmin):
         """Return what is asked for a new key, or shown of one that there is."""
         return self.shown if obj else ("email", "name", "scopes", "days")
 
-    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
-        """Nothing of a key changes."""
-        return self.shown if obj else ()
-
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[ApiKey], search_term: str
     ) -> tuple[QuerySet[ApiKey], bool]:

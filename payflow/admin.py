@@ -1,31 +1,51 @@
 """The admin over stored documents: staff look, nobody changes anything here.
 
-What must stay true: a page costs what it shows, however large the collection is. Django's own list would
-sort and count the whole collection, for the ORM's order is not served by an index.
+Invariants:
+- A page costs what it shows, however large the collection is. Django's own list would sort and count the
+  whole collection, for the ORM's order is not served by an index.
+- Every page renders, whatever a document holds: staff look when something is wrong. An odd value is shown as
+  it is stored, and marked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from functools import cache
 from typing import Any
 
+import mongoengine
+from bson import CodecOptions, ObjectId
+from bson.codec_options import DatetimeConversion
+from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.admin.options import IncorrectLookupParameters
-from django.contrib.admin.utils import quote
+from django.contrib.admin.utils import display_for_field, label_for_field, quote
 from django.contrib.admin.views.main import ChangeList
+from django.core.exceptions import ValidationError
 from django.core.paginator import InvalidPage
 from django.db import connection, models
 from django.http import HttpRequest
-from django.urls import reverse
+from django.urls import NoReverseMatch, reverse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
+from django_mongodb_backend.fields import ArrayField
 from pymongo import DESCENDING
-from pymongo.errors import ExecutionTimeout
+from pymongo.collection import Collection
+from pymongo.errors import ExecutionTimeout, NetworkTimeout
 
-from payflow.money import format_amount
+from payflow import clock
+from payflow.money import EXPONENTS, format_amount
+from payflow.mongodb import UNAVAILABLE
 
 LISTED_MAX = 10_000
-QUERY_MS_MAX = 2_000
+ODD_TEXT_MAX = 500
+LENIENT = CodecOptions[dict[str, Any]](
+    tz_aware=True,
+    datetime_conversion=DatetimeConversion.DATETIME_AUTO,
+    unicode_decode_error_handler="replace",
+)
+TOO_MANY_ROWS = "This would read too many rows. Search for an exact id instead."
 
 admin.site.site_header = admin.site.site_title = "PayFlow"
 admin.site.index_title = "Staff"
@@ -37,13 +57,8 @@ class NewestFirst(ChangeList):
 
     def get_results(self, request: HttpRequest) -> None:
         """Set what the list's template reads."""
-        try:
-            total, keys = self._find_page()
-        except ExecutionTimeout:
-            total, keys = 0, []
-            messages.warning(request, "This would read too many rows. Search for an exact id instead.")
-        found = self.model._default_manager.in_bulk(keys)
-        self.result_list = [found[key] for key in keys if key in found]
+        total, keys = self._find_page_or_say_why_not(request)
+        self.result_list = self.model_admin.stored_rows(keys)
         self.result_count, self.full_result_count = total, None if self.query else total
         self.show_full_result_count = self.can_show_all = False
         self.show_admin_actions = bool(self.model_admin.actions)
@@ -54,17 +69,35 @@ class NewestFirst(ChangeList):
         except InvalidPage as error:
             raise IncorrectLookupParameters from error
 
-    def _find_page(self) -> tuple[int, list[str]]:
+    def _find_page_or_say_why_not(self, request: HttpRequest) -> tuple[int, list[Any]]:
+        """Return what `_find_page` does; nothing, with a message, where MongoDB takes too long."""
+        try:
+            return self._find_page()
+        except (ExecutionTimeout, NetworkTimeout):
+            # Which of the two comes first, MongoDB's own limit or the client's, must make no difference.
+            messages.warning(request, TOO_MANY_ROWS)
+        except UNAVAILABLE:
+            messages.error(request, "The database is not answering. Try again shortly.")
+        return 0, []
+
+    def url_for_result(self, result: models.Model) -> str:
+        """Return the address of a row's page; one whose key fits into no address has none."""
+        try:
+            return super().url_for_result(result)
+        except NoReverseMatch:
+            return "#"
+
+    def _find_page(self) -> tuple[int, list[Any]]:
         """Return the number of rows, up to LISTED_MAX, and the keys of those on this page."""
         wanted = self._mongo_filter()
         collection = connection.get_collection(self.opts.db_table)
         if wanted:
-            total = collection.count_documents(wanted, limit=LISTED_MAX, maxTimeMS=QUERY_MS_MAX)
+            total = collection.count_documents(wanted, limit=LISTED_MAX, maxTimeMS=settings.QUERY_MS_MAX)
         else:
             total = min(collection.estimated_document_count(), LISTED_MAX)
         rows = collection.find(wanted, {"_id": 1}).sort(self.model_admin.order_of(wanted))
         page = rows.skip((self.page_num - 1) * self.list_per_page).limit(self.list_per_page)
-        return total, [row["_id"] for row in page.max_time_ms(QUERY_MS_MAX)]
+        return total, [row["_id"] for row in page.max_time_ms(settings.QUERY_MS_MAX)]
 
     def _mongo_filter(self) -> dict[str, Any]:
         """Return the list's filters and search as MongoDB takes them, compiled by the backend."""
@@ -82,6 +115,46 @@ class StoredRowsAdmin(admin.ModelAdmin):
     show_facets = admin.ShowFacets.NEVER  # they would count the collection once for each choice
     sortable_by = ()
     actions: Any = None
+
+    def stored_rows(self, keys: Sequence[Any]) -> list[Any]:
+        """Return the rows with these keys, in this order, whatever their documents hold."""
+        columns = {field.column: 1 for field in self.opts.concrete_fields}
+        found = stored(self.opts.db_table).find({"_id": {"$in": keys}}, columns)
+        documents = {freeze(document["_id"]): document for document in found}
+        return [stored_row(self.model, documents[freeze(key)]) for key in keys if freeze(key) in documents]
+
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
+        """Return a row for its page, whatever its document holds."""
+        try:
+            key = self.opts.pk.to_python(object_id)
+        except ValidationError:
+            return None
+        document = stored(self.opts.db_table).find_one({"_id": key})
+        return None if document is None else stored_row(self.model, document)
+
+    def get_list_display(self, request: HttpRequest) -> list[Any]:
+        """Return the columns; one that cannot be shown is marked, and the others are shown."""
+        return [shown_field(self, name) for name in super().get_list_display(request)]
+
+    def get_list_display_links(self, request: HttpRequest, list_display: Sequence[Any]) -> list[Any]:
+        """Return the column that leads to a row's page."""
+        return list(list_display[:1])
+
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        """Return the fields of a row's page, likewise."""
+        found = super().get_fieldsets(request, obj)
+        if obj is None:
+            return found
+        return [
+            (title, {**options, "fields": [shown_field(self, name) for name in options["fields"]]})
+            for title, options in found
+        ]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
+        """Return all of a row's fields."""
+        if obj is None:
+            return super().get_readonly_fields(request, obj)
+        return [name for _, options in self.get_fieldsets(request, obj) for name in options["fields"]]
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         """Return the bounded list."""
@@ -115,9 +188,106 @@ class StoredRowsAdmin(admin.ModelAdmin):
         return False
 
 
-def amount_text(minor: int, currency: str) -> str:
-    """Return an amount with its currency, kept on one line."""
+def stored(table: str) -> Collection:
+    """Return a collection that reads whatever is stored: dates beyond Python's, text that is not UTF-8."""
+    return mongoengine.get_db().get_collection(table, codec_options=LENIENT)
+
+
+def stored_row(model: type[models.Model], document: Mapping[str, Any]) -> Any:
+    """Return a row with a document's values as they are stored; the ORM would fail at odd ones."""
+    row: Any = model()
+    for field in model._meta.concrete_fields:
+        setattr(row, field.attname, document.get(field.column))
+    takes = str if isinstance(model._meta.pk, models.CharField) else ObjectId
+    if not isinstance(document["_id"], takes):
+        setattr(row, model._meta.pk.attname, str(document["_id"]))
+    row._state.adding, row._state.db = False, "default"
+    row.stored = document
+    return row
+
+
+def freeze(key: object) -> object:
+    """Return a key that a dictionary takes: an odd document's id may be a document."""
+    return key if isinstance(key, str | ObjectId) else repr(key)
+
+
+@cache  # Django compares what it shows by identity
+def shown_field(model_admin: StoredRowsAdmin, name: Any) -> Any:
+    """Return what shows a field of a row as the admin would, or marked as it is stored."""
+    if callable(name):
+        return name
+    fields = {field.name: field for field in model_admin.opts.concrete_fields}
+    method = getattr(model_admin, name, None)
+
+    def show(row: Any) -> Any:
+        try:
+            if method is None:
+                return _field_text(row, fields[name]) if name in fields else getattr(row, name)
+            return method(row)
+        except UNAVAILABLE:
+            return "the database is not answering"
+        except Exception as error:  # noqa: BLE001 - a document may hold anything, and its page must say so
+            return odd(f"cannot be shown ({type(error).__name__})")
+
+    show.__name__ = name
+    show.short_description = label_for_field(name, model_admin.model, model_admin)  # type: ignore[attr-defined]
+    return show
+
+
+def _field_text(row: Any, field: Any) -> Any:
+    value = getattr(row, field.attname)
+    if value is None:
+        return "-" if field.null or field.column in row.stored else odd("missing")
+    expected = next((types for kind, types in _TYPES if isinstance(field, kind)), object)
+    choices = [choice for choice, _ in field.flatchoices or ()]
+    is_odd = not isinstance(value, expected) or (choices and value not in choices)
+    if is_odd or (isinstance(value, bool) and expected is int):
+        return odd(value)
+    return display_for_field(value, field, "-")
+
+
+# What a field of a kind holds, where its document is as PayFlow has written it.
+_TYPES: list[tuple[Any, Any]] = [
+    (models.BooleanField, bool),
+    (models.IntegerField, int),
+    (models.DateTimeField, datetime),
+    (ArrayField, list),
+    (models.CharField, str),
+]
+
+
+def odd(value: object) -> SafeString:
+    """Return a value that PayFlow would not have written: as it is stored, and marked."""
+    text = value if isinstance(value, str) else repr(value)
+    if len(text) > ODD_TEXT_MAX:
+        text = f"{text[:ODD_TEXT_MAX]}\N{HORIZONTAL ELLIPSIS}"
+    return format_html('<strong class="errornote">odd: {}</strong>', text)
+
+
+def amount_text(minor: Any, currency: Any) -> str:
+    """Return an amount with its currency, kept on one line; marked where it is none."""
+    is_amount = isinstance(minor, int) and not isinstance(minor, bool)
+    if not is_amount or not isinstance(currency, str) or currency not in EXPONENTS:
+        return odd(f"{minor!r} {currency if isinstance(currency, str) else repr(currency)}")
     return f"{format_amount(minor, currency)}\N{NO-BREAK SPACE}{currency}"
+
+
+def time_text(moment: Any) -> str:
+    """Return a time, marked where it is none."""
+    return clock.rfc3339(moment) if isinstance(moment, datetime) else odd(moment)
+
+
+def items_of(value: Any, cells: Callable[[Any], Sequence[Any]]) -> list[Sequence[Any]]:
+    """Return the rows of a table from a stored list; what is not as it should be is one marked cell."""
+    if value is None:
+        return []
+    found: list[Sequence[Any]] = []
+    for item in value if isinstance(value, list) else [value]:
+        try:
+            found.append(cells(item))
+        except (KeyError, TypeError, AttributeError, ValueError):
+            found.append([odd(item)])
+    return found
 
 
 def mark(reason: str) -> SafeString:
@@ -126,7 +296,9 @@ def mark(reason: str) -> SafeString:
 
 
 def link(page: str, key: object, text: str | None = None) -> SafeString:
-    """Return a link to the row `key`; `page` is such as `wallets_walletrow`."""
+    """Return a link to the row `key`; `page` is such as `wallets_walletrow`. No key leads nowhere."""
+    if not isinstance(key, str | ObjectId) or not key:
+        return odd(key)
     return format_html('<a href="{}">{}</a>', reverse(f"admin:{page}_change", args=[quote(key)]), text or key)
 
 

@@ -13,7 +13,7 @@ from django.utils.safestring import SafeString
 from ledger import selectors as ledger
 from ledger.chain import Entry
 from payflow import clock
-from payflow.admin import StoredRowsAdmin, amount_text, link, mark, table
+from payflow.admin import StoredRowsAdmin, amount_text, items_of, link, mark, odd, table, time_text
 from transfers import notice_admin, selectors
 from transfers.models import TransactionRow
 from transfers.states import TERMINAL, Status
@@ -117,29 +117,30 @@ class TransactionAdmin(StoredRowsAdmin):
         return link("wallets_walletrow", row.receiver_wallet_id)
 
     @admin.display
-    def timeline(self, row: TransactionRow) -> SafeString:
+    def timeline(self, row: Any) -> SafeString:
         """Every move with its time and reason."""
-        document = selectors.find_transaction(transaction_id=row.id) or {"history": []}
-        moves = [(clock.rfc3339(m["at"]), m["status"], m["reason"] or "") for m in document["history"]]
+        moves = items_of(
+            row.stored.get("history"), lambda m: (time_text(m["at"]), m["status"], m["reason"] or "")
+        )
         return table(("Time", "Status", "Reason"), moves)
 
     @admin.display
-    def operator_actions(self, row: TransactionRow) -> SafeString:
+    def operator_actions(self, row: Any) -> SafeString:
         """What operators did by `manage.py saga`."""
-        document = selectors.find_transaction(transaction_id=row.id) or {}
-        acts = [
-            (clock.rfc3339(act["at"]), act["who"], act["action"], act["outcome"])
-            for act in document.get("operator_actions") or []
-        ]
+        acts = items_of(
+            row.stored.get("operator_actions"),
+            lambda act: (time_text(act["at"]), act["who"], act["action"], act["outcome"]),
+        )
         return table(("Time", "Who", "Action", "Outcome"), acts)
 
     @admin.display
-    def failure(self, row: TransactionRow) -> str:
+    def failure(self, row: Any) -> str:
         """Why it failed, and whether the money went back."""
-        document = selectors.find_transaction(transaction_id=row.id) or {}
-        failure = document.get("failure")
+        failure = row.stored.get("failure")
         if not failure:
             return "-"
+        if not isinstance(failure, dict) or not failure.keys() >= {"code", "detail", "refunded"}:
+            return odd(failure)
         return f"{failure['code']}: {failure['detail']}{' Refunded.' if failure['refunded'] else ''}"
 
     @admin.display(description="Ledger entries")

@@ -9,10 +9,9 @@ from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.utils.safestring import SafeString
 
-from payflow import clock
-from payflow.admin import StoredRowsAdmin, link, table
+from payflow.admin import StoredRowsAdmin, items_of, link, table, time_text
 from payflow.errors import Transient
-from transfers import postman, selectors
+from transfers import postman
 from transfers.documents import NoticeStatus
 from transfers.models import NoticeRow
 
@@ -81,8 +80,9 @@ class NoticeAdmin(StoredRowsAdmin):
         return link("transfers_transactionrow", row.transaction_id) if row.transaction_id else row.event_id
 
     @admin.display
-    def attempts(self, row: NoticeRow) -> SafeString:
+    def attempts(self, row: Any) -> SafeString:
         """Every try and what became of it."""
-        found = selectors.find_notice(notice_id=row.id) or {}
-        tries = [(clock.rfc3339(t["at"]), t["result"], t["reason"]) for t in found.get("attempts") or []]
+        tries = items_of(
+            row.stored.get("attempts"), lambda each: (time_text(each["at"]), each["result"], each["reason"])
+        )
         return table(("Time", "Result", "Reason"), tries)

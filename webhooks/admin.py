@@ -17,8 +17,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from pymongo import DESCENDING
 
-from payflow import clock
-from payflow.admin import StoredRowsAdmin, link, search_link, table
+from payflow.admin import StoredRowsAdmin, items_of, link, odd, search_link, table, time_text
 from payflow.errors import Refused, Transient
 from webhooks import replay, selectors, services
 from webhooks.documents import DeliveryStatus, DisabledBecause
@@ -38,7 +37,7 @@ class OperatedRowsAdmin(StoredRowsAdmin):
     def for_each(self, request: HttpRequest, change: Callable[[Any], bool], done: str) -> None:
         """Change the rows that are marked on this page; stop where a service does not answer."""
         keys = request.POST.getlist(ACTION_CHECKBOX_NAME)[: self.list_per_page]
-        rows = self.model._default_manager.in_bulk(keys)
+        rows = {row.pk: row for row in self.stored_rows(keys)}
         changed = 0
         for key in keys:
             try:
@@ -120,7 +119,9 @@ class SubscriptionAdmin(OperatedRowsAdmin):
     @admin.display
     def hears_of(self, row: SubscriptionRow) -> str:
         """The events."""
-        return ", ".join(row.events or ())
+        events = row.events or []
+        is_odd = not isinstance(events, list) or not all(isinstance(event, str) for event in events)
+        return odd(events) if is_odd else ", ".join(events)
 
     @admin.display
     def deliveries(self, row: SubscriptionRow) -> SafeString:
@@ -131,13 +132,13 @@ class SubscriptionAdmin(OperatedRowsAdmin):
     def secret_times(self, row: SubscriptionRow) -> SafeString:
         """When each secret was made, and until when it signs."""
         found = selectors.list_secret_times(subscription_id=row.id)
-        rows = [
-            (
-                clock.rfc3339(each["created_at"]),
-                clock.rfc3339(each["expires_at"]) if "expires_at" in each else "-",
-            )
-            for each in found
-        ]
+        rows = items_of(
+            found,
+            lambda each: (
+                time_text(each["created_at"]),
+                time_text(each["expires_at"]) if "expires_at" in each else "-",
+            ),
+        )
         return table(("Made", "Signs until"), rows)
 
     @admin.action(description="Enable: forget the failures", permissions=["operate"])
@@ -199,26 +200,29 @@ class DeliveryAdmin(OperatedRowsAdmin):
         return link("transfers_transactionrow", row.transaction_id) if row.transaction_id else "-"
 
     @admin.display(description="Log of attempts")
-    def attempt_log(self, row: DeliveryRow) -> SafeString:
+    def attempt_log(self, row: Any) -> SafeString:
         """Every attempt that is kept."""
-        found = selectors.find_delivery(delivery_id=row.id) or {}
-        rows = [
-            (
-                clock.rfc3339(each["at"]),
+        rows = items_of(
+            row.stored.get("attempts"),
+            lambda each: (
+                time_text(each["at"]),
                 _shown(each.get("status_code")),
                 _shown(each.get("latency_ms")),
                 _shown(each.get("error")),
                 format_html("<code>{}</code>", _shown(each.get("answer"))),
-            )
-            for each in found.get("attempts") or []
-        ]
+            ),
+        )
         return table(("Time", "Status", "Latency (ms)", "Error", "Answer"), rows)
 
     @admin.display(description="Body")
     def body(self, row: DeliveryRow) -> SafeString:
         """What every attempt sends."""
         found = selectors.find_delivery(delivery_id=row.id) or {}
-        return format_html("<pre>{}</pre>", json.dumps(json.loads(found.get("payload") or "null"), indent=2))
+        payload = found.get("payload")
+        try:
+            return format_html("<pre>{}</pre>", json.dumps(json.loads(payload or "null"), indent=2))
+        except (TypeError, ValueError):
+            return odd(payload)
 
     @admin.action(description="Replay: send again what has ended", permissions=["operate"])
     def replay(self, request: HttpRequest, queryset: QuerySet) -> None:

@@ -170,6 +170,15 @@ MONGODB_DATABASE = env.str("MONGODB_DATABASE", default="payflow")
 # One operation, finding the server and retries included. The Procfile gives the web processes less, because
 # a client waits there.
 MONGODB_TIMEOUT_MS = env.int("MONGODB_TIMEOUT_MS", default=10_000)
+# What staff look for may take so long. Well below the former, even with a round trip and a slow answer:
+# MongoDB must be the one to give up, for it can say why.
+QUERY_MS_MAX = env.int("QUERY_MS_MAX", default=min(1_000, MONGODB_TIMEOUT_MS // 2))
+safety.refuse_out_of_range(
+    [
+        ("MONGODB_TIMEOUT_MS", MONGODB_TIMEOUT_MS, 100, 60_000),
+        ("QUERY_MS_MAX", QUERY_MS_MAX, 1, MONGODB_TIMEOUT_MS // 2),
+    ]
+)
 # Every write waits until a majority has it in its journal: an answered 201 survives the loss of a node.
 # And every read sees only such writes: a decision must not rest on what a failover could take back.
 MONGODB_OPTIONS = {

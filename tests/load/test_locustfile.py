@@ -51,11 +51,13 @@ def failing(httpserver: HTTPServer) -> Iterator[HTTPServer]:
 
 
 def test_a_transfer_that_fails_is_a_failure(failing: HTTPServer) -> None:
-    done = run_locust(failing.url_for(""), "--users", "2", "--spawn-rate", "10", "--tags", "write")
+    done = run_locust(
+        failing.url_for("/").rstrip("/"), "--users", "2", "--spawn-rate", "10", "--tags", "write"
+    )
     assert done.returncode == 1
     assert "wallet_closed" in done.stdout + done.stderr
 
 
 def test_where_all_is_well_it_succeeds(failing: HTTPServer) -> None:
-    done = run_locust(failing.url_for(""), "--tags", "session")
+    done = run_locust(failing.url_for("/").rstrip("/"), "--tags", "session")
     assert done.returncode == 0, done.stdout + done.stderr
