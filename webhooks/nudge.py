@@ -20,10 +20,11 @@ logger = logging.getLogger(__name__)
 DELIVER_TASK = "webhooks.deliver"
 SPREAD_TASK = "webhooks.spread"
 # An endpoint whose nudge waits in the queue gets no other for so long: with the worker away or busy the queue
-# must not grow. A message that was lost delays its endpoint by so much.
+# must not grow. A message that was lost delays its endpoint by so much. A message's own limit compares two
+# machines' clocks, so it lies far above CLOCK_SKEW_SECONDS_MAX (15 at most).
 _WAITING_KEY = "payflow:webhooks:nudged:"
 WAITING_SECONDS = 15
-MESSAGE_SECONDS_MAX = 60
+MESSAGE_SECONDS_MAX = 300
 BATCH_MAX = 500
 
 

@@ -58,13 +58,6 @@ safety.refuse_out_of_range(
         ("NOTIFICATIONS_SHARE_MAX", NOTIFICATIONS_SHARE_MAX, 0, 1),
         ("NOTIFICATIONS_ATTEMPTS_MAX", NOTIFICATIONS_ATTEMPTS_MAX, 1, 20),
         ("NOTIFICATIONS_RETENTION_DAYS", NOTIFICATIONS_RETENTION_DAYS, 1, inf),
-        # A tick ends with its last mail: what it took must still be its own then.
-        (
-            "NOTIFICATIONS_CLAIM_SECONDS",
-            NOTIFICATIONS_CLAIM_SECONDS,
-            NOTIFICATIONS_TICK_SECONDS_MAX + EMAIL_TIMEOUT,
-            inf,
-        ),
     ]
 )
 if IS_PRODUCTION and NOTIFICATIONS_ENABLED:

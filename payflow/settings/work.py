@@ -7,8 +7,14 @@ from math import inf
 from typing import NamedTuple
 
 from payflow import safety
-from payflow.settings.base import IS_PRODUCTION, REDIS_URL, env
-from payflow.settings.mail import NOTIFICATIONS_EVERY_SECONDS
+from payflow.settings.base import CLOCK_SKEW_SECONDS_MAX, IS_PRODUCTION, REDIS_URL, env
+from payflow.settings.mail import (
+    EMAIL_TIMEOUT,
+    NOTIFICATIONS_CLAIM_SECONDS,
+    NOTIFICATIONS_EVERY_SECONDS,
+    NOTIFICATIONS_OVERDUE_SECONDS_MAX,
+    NOTIFICATIONS_TICK_SECONDS_MAX,
+)
 
 # --- Money and the saga -----------------------------------------------------------------------------------
 
@@ -158,6 +164,30 @@ CELERY_BEAT_SCHEDULE = {
     for name, duty in DUTIES.items()
 }
 
+# Where one machine's time is compared with another's clock. One machine alone, as of a drill, has no skew.
+_SKEW_SECONDS = CLOCK_SKEW_SECONDS_MAX if IS_PRODUCTION else 0.0
+safety.refuse_out_of_range(
+    [
+        # A transfer that a worker ahead finds must not look expired, nor one that has just begun overdue.
+        ("SAGA_EXPIRES_AFTER_SECONDS", SAGA_EXPIRES_AFTER_SECONDS, 10 * _SKEW_SECONDS, inf),
+        ("SAGA_QUEUE_AGE_SECONDS_MAX", SAGA_QUEUE_AGE_SECONDS_MAX, 2 * _SKEW_SECONDS, inf),
+        ("NOTIFICATIONS_OVERDUE_SECONDS_MAX", NOTIFICATIONS_OVERDUE_SECONDS_MAX, 2 * _SKEW_SECONDS, inf),
+        # A claim that a worker ahead takes for run out would be two attempts at once, or a mail given up.
+        (
+            "WEBHOOK_CLAIM_SECONDS",
+            WEBHOOK_CLAIM_SECONDS,
+            WEBHOOK_TOTAL_SECONDS + 2 + _SKEW_SECONDS,
+            3_600,
+        ),
+        (
+            "NOTIFICATIONS_CLAIM_SECONDS",
+            NOTIFICATIONS_CLAIM_SECONDS,
+            NOTIFICATIONS_TICK_SECONDS_MAX + EMAIL_TIMEOUT + _SKEW_SECONDS,
+            inf,
+        ),
+    ]
+)
+
 # Posting takes no larger batch; a message that comes again while its task still runs is work done twice.
 safety.refuse_out_of_range(
     [
@@ -176,8 +206,6 @@ safety.refuse_out_of_range(
         ("WEBHOOK_RETRY_SECONDS", max(WEBHOOK_RETRY_SECONDS, default=0.0), 0, 30 * 86_400),
         ("WEBHOOK_CONNECT_SECONDS", WEBHOOK_CONNECT_SECONDS, 0.1, 30),
         ("WEBHOOK_TOTAL_SECONDS", WEBHOOK_TOTAL_SECONDS, 0.1, 30),
-        # Longer than any attempt, or it would be made twice.
-        ("WEBHOOK_CLAIM_SECONDS", WEBHOOK_CLAIM_SECONDS, WEBHOOK_TOTAL_SECONDS + 2, 3_600),
         ("WEBHOOK_ENDPOINT_CONCURRENCY", WEBHOOK_ENDPOINT_CONCURRENCY, 1, 100),
         ("WEBHOOK_TURN_SECONDS", WEBHOOK_TURN_SECONDS, 0.1, 20),
         ("WEBHOOK_CIRCUIT_FAILURES", WEBHOOK_CIRCUIT_FAILURES, 1, inf),
@@ -192,8 +220,8 @@ safety.refuse_out_of_range(
         (
             "CELERY_VISIBILITY_TIMEOUT_SECONDS",
             _VISIBILITY_TIMEOUT_SECONDS,
-            # Drills make it short on purpose.
-            CELERY_TASK_TIME_LIMIT if IS_PRODUCTION else 1,
+            # Drills make it short on purpose. Workers note by their own clocks when they took a message.
+            CELERY_TASK_TIME_LIMIT + _SKEW_SECONDS if IS_PRODUCTION else 1,
             inf,
         ),
     ]

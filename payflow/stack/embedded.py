@@ -248,12 +248,15 @@ def _write_private(file: Path, text: str) -> None:
         opened.write(text)
 
 
-def check_port_free(port: int, what: str, setting: str) -> None:
-    """StackError naming the port, its user and the setting to change when somebody listens there."""
-    with socket.socket() as probe:
+def check_port_free(port: int, what: str, setting: str, *, host: str = "127.0.0.1") -> None:
+    """StackError naming the port, its user and the setting to change when somebody listens there.
+
+    Also where that listener would share the port (SO_REUSEPORT): this probe would not.
+    """
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", port))
+            probe.bind((host, port))
         except OSError as error:
             raise StackError(
                 f"Port {port}, wanted for {what}, cannot be used ({error.strerror}): stop the program that "

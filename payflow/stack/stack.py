@@ -95,7 +95,7 @@ class Stack:
 
     def start(self) -> None:
         """Returns when PayFlow is healthy; StackError, with nothing left running, when it cannot be."""
-        check_port_free(self.web_port, "the web server", "PAYFLOW_WEB_PORT")
+        check_port_free(self.web_port, "the web server", "PAYFLOW_WEB_PORT", host=self.host)
         if self.flower_port:
             check_port_free(self.flower_port, "Flower", "PAYFLOW_FLOWER_PORT")
         try:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from importlib.util import find_spec
+from uuid import uuid4
 
 import pytest
 from django.conf import settings
 from pytest_httpserver import HTTPServer
+from werkzeug import Request, Response
 
 from payflow.stack.embedded import free_port
 
@@ -36,15 +38,19 @@ def test_without_any_request_it_fails() -> None:
     assert done.returncode != 0
 
 
+def register(_: Request) -> Response:
+    body = {"access": "a", "refresh": "r", "user": {"id": uuid4().hex}}
+    return Response(json.dumps(body), content_type="application/json")
+
+
 @pytest.fixture
-def failing(httpserver: HTTPServer) -> Iterator[HTTPServer]:
+def failing(httpserver: HTTPServer) -> HTTPServer:
     """A server that takes everything, and whose transfers end FAILED."""
-    signed_in = {"access": "a", "refresh": "r", "user": {"id": "u1"}}
     failed = {"id": "txn_1", "status": "FAILED", "failure": {"code": "wallet_closed"}}
+    httpserver.expect_request("/auth/register").respond_with_handler(register)
     for path, body in (
-        ("/auth/register", signed_in), ("/auth/login", signed_in), ("/auth/logout", {}),
-        ("/wallets/me/deposit", {}), ("/wallets/me", {}), ("/transactions", failed),
-        ("/wallets/me/history", {"results": [], "next": None}),
+        ("/auth/login", {"access": "a", "refresh": "r"}), ("/auth/logout", {}),
+        ("/wallets/me/deposit", {}), ("/transactions", failed),
     ):  # fmt: skip
         httpserver.expect_request(path).respond_with_json(body)
     return httpserver

@@ -1,0 +1,37 @@
+"""`python -m payflow.stack.listen COMMAND --host H --port P …`: run a server unless its port is taken.
+
+granian listens with SO_REUSEPORT: of two servers on one port each would get a share of the connections, and
+neither would say a word. So somebody looks before it starts.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from payflow.stack.embedded import check_port_free
+from payflow.stack.errors import StackError
+
+# A server that was killed may leave its port a moment later than itself.
+WAIT_SECONDS_MAX = 3.0
+POLL_SECONDS = 0.1
+
+
+def main(command: list[str]) -> None:
+    """Become the command; exit with a sentence where its port is taken."""
+    host, port = command[command.index("--host") + 1], int(command[command.index("--port") + 1])
+    deadline = time.monotonic() + WAIT_SECONDS_MAX
+    while True:
+        try:
+            check_port_free(port, "the web server", "PAYFLOW_WEB_PORT", host=host)
+            break
+        except StackError as error:
+            if time.monotonic() > deadline:
+                sys.exit(str(error))
+        time.sleep(POLL_SECONDS)
+    os.execvp(command[0], command)  # noqa: S606 - what the Procfile names
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
