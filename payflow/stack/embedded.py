@@ -25,6 +25,7 @@ from payflow.stack import causes
 from payflow.stack.commands import make_dir
 from payflow.stack.errors import StackError
 from payflow.stack.paths import ENGINE_SOURCE, ROOT, engine_dir, mongo_socket, mongo_uri
+from payflow.stack.ports import check_port_free
 from payflow.stack.process import Process
 
 START_SECONDS_MAX = 60.0
@@ -246,22 +247,6 @@ def _write_private(file: Path, text: str) -> None:
     with open(descriptor, "w") as opened:
         os.fchmod(descriptor, 0o600)
         opened.write(text)
-
-
-def check_port_free(port: int, what: str, setting: str, *, host: str = "127.0.0.1") -> None:
-    """StackError naming the port, its user and the setting to change when somebody listens there.
-
-    Also where that listener would share the port (SO_REUSEPORT): this probe would not.
-    """
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise StackError(
-                f"Port {port}, wanted for {what}, cannot be used ({error.strerror}): stop the program that "
-                f"listens there, or choose another port, as in `{setting}={port + 1} make run`."
-            ) from None
 
 
 def free_port() -> int:

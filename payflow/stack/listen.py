@@ -10,8 +10,8 @@ import os
 import sys
 import time
 
-from payflow.stack.embedded import check_port_free
 from payflow.stack.errors import StackError
+from payflow.stack.ports import check_port_free
 
 # A server that was killed may leave its port a moment later than itself.
 WAIT_SECONDS_MAX = 3.0

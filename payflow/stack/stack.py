@@ -19,12 +19,12 @@ from payflow.stack import causes
 from payflow.stack.embedded import (
     EmbeddedMongo,
     EmbeddedRedis,
-    check_port_free,
     embedded_servers,
     free_port,
 )
 from payflow.stack.errors import StackError
 from payflow.stack.paths import ROOT
+from payflow.stack.ports import check_port_free
 from payflow.stack.progress import complain
 from payflow.stack.supervisor import Supervisor, read_procfile
 

@@ -19,13 +19,13 @@ from payflow.stack.embedded import (
     AlreadyRunningError,
     EmbeddedMongo,
     EmbeddedRedis,
-    check_port_free,
     embedded_servers,
     free_port,
     running_stack,
 )
 from payflow.stack.errors import StackError
 from payflow.stack.paths import ROOT, mongo_socket, mongo_uri
+from payflow.stack.ports import check_port_free
 from tests.engine import needs_engine
 
 WAIT_SECONDS_MAX = 30.0

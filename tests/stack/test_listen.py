@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from payflow.stack.embedded import check_port_free, free_port
+from payflow.stack.embedded import free_port
 from payflow.stack.errors import StackError
 from payflow.stack.paths import ROOT
+from payflow.stack.ports import check_port_free
 from payflow.stack.supervisor import read_procfile
 
 
