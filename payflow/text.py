@@ -1,4 +1,4 @@
-"""The definitions of text that PayFlow takes: visible text, names, email addresses, codes, numbers.
+"""The definitions of text that PayFlow takes: visible text, names, email addresses, ids, numbers.
 
 Every reader (serializers, query parameters, admin forms, commands) uses these functions. All are pure.
 
@@ -152,16 +152,11 @@ def is_email(text: str) -> bool:
     return text.index("@") <= _EMAIL_LOCAL_LENGTH_MAX
 
 
-# --- Codes, ids, numbers ----------------------------------------------------------------------------------
+# --- Ids, numbers -----------------------------------------------------------------------------------------
 
+# What an id in a path may be made of.
 ID_PATTERN = "[A-Za-z0-9_.:-]{1,160}"
-_ID = re.compile(ID_PATTERN, re.ASCII)
 _NUMBER = re.compile("0|[1-9][0-9]{0,18}", re.ASCII)
-
-
-def is_id(text: str) -> bool:
-    """Say whether this could be the id of something: ASCII letters, digits, `_`, `.`, `:` and `-`."""
-    return _ID.fullmatch(text) is not None
 
 
 def read_number(text: str, *, minimum: int, maximum: int) -> int | None:

@@ -1,4 +1,4 @@
-"""What is visible text, a name, an email address, an id and a number."""
+"""What is visible text, a name, an email address and a number."""
 
 from __future__ import annotations
 
@@ -135,9 +135,3 @@ def test_a_number_is_plain_digits_within_bounds(number: str) -> None:
 def test_reads_a_number(number: str, read: int) -> None:
     assert text.read_number(number, minimum=0, maximum=10) == read
     assert text.read_number(number, minimum=11, maximum=20) is None
-
-
-@pytest.mark.parametrize("id_", ["", "a b", "a\n", "\uff11", "a/b", "x" * 161, "\u00e4", "a%2F"])
-def test_an_id_is_plain_ascii(id_: str) -> None:
-    assert not text.is_id(id_)
-    assert text.is_id("txn_0:debit.a-B")

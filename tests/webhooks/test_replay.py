@@ -143,6 +143,12 @@ def test_no_listing_shows_a_secret(dead: str) -> None:
     [
         ("replay",),
         ("replay", "--subscription", "x", "--since", "yesterday"),
+        ("replay", "--subscription", "x", "--since", "2026-W05-6"),
+        ("replay", "--subscription", "x", "--since", "20260131"),
+        ("replay", "--subscription", "x", "--since", "2026-01-31T09:30"),
+        ("list", "--limit", "\uff11"),
+        ("list", "--limit", "1_0"),
+        ("list", "--limit", " 1"),
         ("list", "--limit", "0"),
         ("log",),
     ],
