@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from payflow.text import read_number
+from payflow.text import is_visible, read_number
 
 
 def whole_number(minimum: int, maximum: int) -> Callable[[str], int]:
@@ -17,6 +17,18 @@ def whole_number(minimum: int, maximum: int) -> Callable[[str], int]:
         if number is None:
             raise argparse.ArgumentTypeError(f"a whole number from {minimum} to {maximum}")
         return number
+
+    return read
+
+
+def visible_line(length_max: int) -> Callable[[str], str]:
+    """Return the argparse type of one line of visible text, without blanks around it."""
+
+    def read(given: str) -> str:
+        line = given.strip()
+        if len(line) > length_max or not is_visible(line):
+            raise argparse.ArgumentTypeError(f"one line of 1 to {length_max} visible characters")
+        return line
 
     return read
 

@@ -8,6 +8,9 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from payflow import clock, generation
 from payflow.errors import Transient
+from payflow.terminal import visible_line
+
+REASON_LENGTH_MAX = 200
 
 
 class Command(BaseCommand):
@@ -26,11 +29,13 @@ class Command(BaseCommand):
         what.add_argument(
             "--accept", action="store_true", help="accept a restore that PayFlow has found by itself"
         )
-        parser.add_argument("--reason", default="", help="why; it is stored and shown")
+        parser.add_argument(
+            "--reason", type=visible_line(REASON_LENGTH_MAX), help="why; it is stored and shown"
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Do it, then show the generation."""
-        reason = options["reason"].strip()
+        reason = options["reason"] or ""
         if (options["begin"] or options["accept"]) and not reason:
             raise CommandError("Say why, with --reason.")
         try:

@@ -5,7 +5,6 @@ Exit status: 0 done, 1 refused or failed, with the reason in one sentence.
 
 from __future__ import annotations
 
-import argparse
 import os
 import pwd
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,10 +15,10 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from pymongo.errors import PyMongoError
 
 from ledger import selectors as ledger
-from payflow import clock, text
+from payflow import clock
 from payflow.errors import Refused, Transient
 from payflow.money import EXPONENTS, format_amount
-from payflow.terminal import ascii_only, table, whole_number
+from payflow.terminal import ascii_only, table, visible_line, whole_number
 from transfers import operations, selectors
 from transfers.states import Status
 
@@ -53,7 +52,11 @@ class Command(BaseCommand):
         for one in (show, retry, refund):
             one.add_argument("id", metavar="ID")
         for act in (retry, refund):
-            act.add_argument("--who", type=_who, help="who is acting; the user of this process if left out")
+            act.add_argument(
+                "--who",
+                type=visible_line(WHO_LENGTH_MAX),
+                help="who is acting; the user of this process if left out",
+            )
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Run one action; whatever goes wrong becomes one sentence."""
@@ -165,13 +168,6 @@ def _amount(minor: object, currency: object) -> str:
 
 def _time(moment: object) -> str:
     return clock.rfc3339(moment) if isinstance(moment, datetime) else "-"
-
-
-def _who(given: str) -> str:
-    who = given.strip()
-    if not (text.is_name(who) and len(who) <= WHO_LENGTH_MAX):
-        raise argparse.ArgumentTypeError(f"a name of 1 to {WHO_LENGTH_MAX} visible characters")
-    return who
 
 
 def _who_runs_this() -> str:

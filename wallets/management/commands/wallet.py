@@ -11,8 +11,8 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from ledger import monitor
-from payflow import text
 from payflow.errors import Refused, Transient
+from payflow.terminal import visible_line
 from wallets import selectors, services
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,9 @@ class Command(BaseCommand):
         actions = parser.add_subparsers(dest="action", required=True, metavar="unfreeze")
         unfreeze = actions.add_parser("unfreeze", help="verify the wallet's chain and let money move again")
         unfreeze.add_argument("id", metavar="ID")
-        unfreeze.add_argument("--who", required=True, help="who decides this")
+        unfreeze.add_argument(
+            "--who", type=visible_line(WHO_LENGTH_MAX), required=True, help="who decides this"
+        )
         unfreeze.add_argument(
             "--accept",
             action="store_true",
@@ -39,9 +41,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Settle, then thaw; safe to repeat."""
-        wallet_id, who = options["id"], options["who"].strip()
-        if not (text.is_name(who) and len(who) <= WHO_LENGTH_MAX):
-            raise CommandError(f"--who takes a name of 1 to {WHO_LENGTH_MAX} visible characters.")
+        wallet_id, who = options["id"], options["who"]
         try:
             if selectors.find_wallet_by_id(wallet_id=wallet_id) is None:
                 raise CommandError(f"There is no wallet {wallet_id}.")
