@@ -7,11 +7,11 @@ below zero, times that never go back, and each hash covers the entry and the has
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from enum import StrEnum
+from json.encoder import encode_basestring_ascii as _text
 from operator import attrgetter, itemgetter
 from typing import Any
 
@@ -106,13 +106,15 @@ class Entry:
 _FIELDS = tuple(field.name for field in fields(Entry))
 _NAMES = ("_id", *_FIELDS[1:])
 _values = attrgetter(*_FIELDS)
+_stored_values = itemgetter(*_NAMES)
+_KIND, _CONTRA = _FIELDS.index("kind"), _FIELDS.index("contra")
 
 
 def from_document(document: dict[str, Any]) -> Entry:
     """Return the entry that a stored document holds, without its MAC. Raises KeyError or ValueError."""
-    values = {name: document["_id" if name == "id" else name] for name in _FIELDS}
-    values["kind"], values["contra"] = Kind(values["kind"]), Contra(values["contra"])
-    return Entry(**values)
+    entry_values = list(_stored_values(document))
+    entry_values[_KIND], entry_values[_CONTRA] = Kind(entry_values[_KIND]), Contra(entry_values[_CONTRA])
+    return Entry(*entry_values)
 
 
 _HASHED = (
@@ -121,7 +123,6 @@ _HASHED = (
 )  # fmt: skip
 _of_entry = attrgetter(*_HASHED)
 _of_document = itemgetter("_id", *_HASHED[1:])
-_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def digest(entry: Entry) -> str:
@@ -135,8 +136,16 @@ def digest_document(document: Mapping[str, Any]) -> str:
 
 
 def _digest(content: tuple[Any, ...]) -> str:
-    *facts, created_at, previous_hash = content
-    canonical = _encode([*facts, clock.epoch_ms(created_at), previous_hash])
+    (
+        id_, wallet_id, sequence, kind, amount, balance, requested, currency, contra, transaction_id, reason,
+        created_at, previous_hash,
+    ) = content  # fmt: skip
+    # As json.dumps writes it without blanks, at a third of the cost.
+    canonical = (
+        f"[{_text(id_)},{_text(wallet_id)},{sequence:d},{_text(kind)},{amount:d},{balance:d},{requested:d},"
+        f"{_text(currency)},{_text(contra)},{'null' if transaction_id is None else _text(transaction_id)},"
+        f"{_text(reason)},{clock.epoch_ms(created_at)},{_text(previous_hash)}]"
+    )
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 

@@ -174,8 +174,9 @@ def _insert_in_rounds(chains: Iterable[list[Entry]]) -> tuple[list[Entry], bool]
 
 def stored_entry(entry: Entry, keys: MacKeyring) -> dict[str, Any]:
     """Return an entry as MongoDB stores it: with the MAC that proves who has written it."""
-    mac = entry_mac(entry.hash, keys)
-    return {**entry.to_document(), "key_id": mac.key_id, "mac": mac.mac}
+    document = entry.to_document()
+    document["key_id"], document["mac"] = entry_mac(entry.hash, keys)
+    return document
 
 
 def _insert(entries: list[Entry], *, ordered: bool) -> list[Entry]:

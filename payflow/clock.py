@@ -6,6 +6,7 @@ import re
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _RFC3339 = re.compile(
     r"([0-9]{4})-([0-9]{2})-([0-9]{2})[Tt]([0-9]{2}):([0-9]{2}):([0-9]{2})(?:\.([0-9]{1,30}))?"
     r"([Zz]|([+-])([01][0-9]|2[0-3]):([0-5][0-9]))?",
@@ -34,7 +35,7 @@ def now() -> datetime:
 
 def epoch_ms(moment: datetime) -> int:
     """Return whole milliseconds since 1970-01-01T00:00:00Z, without going through a float."""
-    delta = moment - datetime(1970, 1, 1, tzinfo=UTC)
+    delta = moment - _EPOCH
     return (delta.days * 86_400 + delta.seconds) * 1000 + delta.microseconds // 1000
 
 

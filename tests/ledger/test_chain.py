@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -26,7 +28,7 @@ from ledger.chain import (
 )
 from ledger.posting import stored_entry
 from ledger.verification import entry_faults, link_faults, malformation
-from payflow import money
+from payflow import clock, money
 from payflow.crypto.mac_keys import read_mac_keys
 
 KEYS = read_mac_keys([f"k:{'Ab1_' * 10}AbE"])
@@ -137,6 +139,26 @@ def test_the_hash_covers_every_field(name: str, data: st.DataObject) -> None:
     value = data.draw(OTHERS.get(name, st.text()))
     changed = replace(ENTRY, **{name: value})
     assert (digest(changed) == digest(ENTRY)) == (value == getattr(ENTRY, name))
+
+
+@given(st.text(), st.none() | st.text(), st.integers(), st.sampled_from(Kind), moments)
+def test_the_hash_is_over_a_json_array(
+    text: str, transaction: str | None, number: int, kind: Kind, at: datetime
+) -> None:
+    """As docs/receipts.md tells others to compute it."""
+    entry = replace(
+        ENTRY,
+        id=text,
+        reason=text,
+        transaction_id=transaction,
+        balance_minor=number,
+        kind=kind,
+        created_at=at,
+    )
+    values = [getattr(entry, name) for name in COVERED]
+    values[COVERED.index("created_at")] = clock.epoch_ms(at)
+    canonical = json.dumps(values, separators=(",", ":"))
+    assert digest(entry) == hashlib.sha256(canonical.encode()).hexdigest()
 
 
 @given(st.text(), st.text(), st.text(), st.text())

@@ -22,6 +22,7 @@ from payflow.mongodb import collection, ensure_indexes
 from tests.load import procfs, windows
 from tests.load.ceiling_part import engine_ceiling
 from tests.load.load import LoadError
+from tests.load.macs_part import mac_costs
 from tests.load.population import create_funded_wallet
 from tests.load.sizes import Sizes
 
@@ -53,6 +54,12 @@ def posting_alone(sessions: Mapping[str, int], sizes: Sizes, say: Say) -> dict[s
     _fill(wallet_ids, sizes.entries_many - sizes.windows * sizes.postings_per_window // 2, say)
     _rest(sessions)
     report["long_history"] = _measure(sessions, sizes, wallet_ids, say, "in a long history")
+    say("what the MACs of entries cost")
+    report["macs"] = mac_costs(
+        wallet_ids,
+        posting_ms=sum(report["long_history"]["cpu_ms"].values()),
+        heads_per_posting=_heads_per_posting(wallet_ids),
+    )
     few, many = report["many_wallets"], report["long_history"]
     ratios = {
         "cost_ratio": few["per_second"] / many["per_second"],
@@ -91,6 +98,12 @@ def _post_batch(wallet_ids: list[str]) -> None:
     done = posting.post(wishes)
     if any(wish.operation_id not in done for wish in wishes):
         raise LoadError("the ledger left out postings that are possible")
+
+
+def _heads_per_posting(wallet_ids: list[str]) -> float:
+    """How many newest entries a batch reads for each of its postings, on average."""
+    missed = (1 - 1 / len(wallet_ids)) ** BATCH
+    return len(wallet_ids) * (1 - missed) / BATCH
 
 
 def _wish(wallet_id: str) -> Posting:

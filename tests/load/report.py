@@ -143,6 +143,26 @@ def _posting_lines(found: dict[str, Any]) -> list[Line]:
             f"{found['cost_ratio']:.2f}",
             f"by CPU time {found['cost_ratio_cpu']:.2f}",
         ),
+        *_mac_lines(found["macs"]),
+    ]
+
+
+def _mac_lines(macs: dict[str, float]) -> list[Line]:
+    written = f"written {macs['written_us']:.1f}, a newest entry read {macs['read_us']:.1f}"
+    paces = f"{macs['audit_per_cpu_second']:,.0f} to {macs['audit_per_cpu_second_without']:,.0f}"
+    return [
+        (
+            "CPU that MACs add to a posting",
+            "≤ 5 %",
+            f"{macs['posting_share']:.1%}",
+            f"{macs['posting_us']:.1f} µs: {written}",
+        ),
+        (
+            "the full audit with MACs to the same without",
+            "≥ 0.8",
+            f"{macs['audit_pace']:.2f}",
+            f"{paces} entries a second of CPU",
+        ),
     ]
 
 

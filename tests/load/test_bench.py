@@ -122,6 +122,9 @@ def test_posts_as_much_as_it_says(tmp_path: Path):
     # The audit is one of settled ledgers: each of them has its debit and its credit.
     assert audit["verdict"]["transactions"] == 500
     assert found["ceiling"]["per_second"] > 0
+    macs = found["macs"]
+    assert macs["posting_us"] >= macs["written_us"] >= 0
+    assert macs["audit_pace"] == macs["audit_per_cpu_second"] / macs["audit_per_cpu_second_without"] > 0
 
 
 def test_the_ceiling_is_of_what_the_saga_writes(settings: LazySettings):
