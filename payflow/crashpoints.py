@@ -73,8 +73,11 @@ POINTS = (
     "notices.accepted",
     # Webhooks: writing deliveries down, giving them their places, and each attempt.
     "fanout.found",
+    "fanout.stored",
     "fanout.inserted",
     "fanout.nudged",
+    "refill.inserted",
+    "refill.released",
     "sequencing.placed",
     "delivery.claimed",
     "delivery.answered",

@@ -131,9 +131,12 @@ WEBHOOK_CIRCUITS_OPENED = Counter(
 WEBHOOK_ENDPOINTS_DISABLED = Counter(
     "payflow_webhook_endpoints_disabled", "Endpoints that were disabled because they failed.", ["reason"]
 )
+WEBHOOK_ENDPOINTS_HELD = Counter(
+    "payflow_webhook_endpoints_held", "How often an endpoint was held, as its owner's backlog was too large."
+)
 WEBHOOK_OVERDUE = Gauge(
     "payflow_webhook_overdue_seconds",
-    "How long the delivery that is due, or has no place, longest has waited, of endpoints that are served.",
+    "How long the endpoint that waits longest for a delivery worker has waited; one that is served does not.",
     multiprocess_mode="mostrecent",
 )
 WEBHOOK_SWEEP_TIMESTAMP = Gauge(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import mongoengine
 from django.conf import settings
@@ -27,6 +27,7 @@ from pymongo.errors import ServerSelectionTimeoutError as SelectionTimeout
 from payflow import storage
 from payflow.errors import Transient
 
+Row = TypeVar("Row", bound=Mapping[str, Any])
 UNAVAILABLE = (AutoReconnect, NetworkTimeout, SelectionTimeout, ExecutionTimeout, WTimeoutError)
 DUPLICATE_KEY_CODE = 11_000
 # A single server acknowledges before its journal is on disk; a replica set still waits for its majority.
@@ -82,8 +83,8 @@ def unavailable_is_transient(
         raise Transient(detail) from error
 
 
-def insert_missing(target: Collection, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Insert the rows whose keys are not there yet; those that are stay. Raises Transient.
+def insert_missing(target: Collection, rows: Sequence[Row]) -> list[Row]:
+    """Insert the rows whose keys are not there yet; return those that were there. Raises Transient.
 
     One task may insert very many rows, so it looks for room again here, and raises StorageFull.
     """
@@ -96,6 +97,8 @@ def insert_missing(target: Collection, rows: Sequence[Mapping[str, Any]]) -> Non
         # A write that was not confirmed may be rolled back, even beside one that was refused as a duplicate.
         if error.details.get("writeConcernErrors") or any(f["code"] != DUPLICATE_KEY_CODE for f in faults):
             raise Transient("The database could not confirm a write. Try again shortly.") from error
+        return [rows[fault["index"]] for fault in faults]
+    return []
 
 
 def ping() -> None:

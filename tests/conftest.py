@@ -16,6 +16,7 @@ from accounts import sessions
 from payflow import leases, mongodb, redisdb
 from payflow.api import limits
 from payflow.stack.embedded import free_port
+from webhooks import backlog
 
 # A slow machine is no reason to fail.
 hypothesis.settings.register_profile("payflow", deadline=None)
@@ -43,6 +44,7 @@ def _empty(_database: None) -> None:
     redisdb._silent_since = float("-inf")
     limits._spent.clear()
     leases._held.clear()
+    backlog._credits.clear()
     sessions._Ended.families, sessions._Ended.read_at, sessions._Ended.read_until_ms = {}, float("-inf"), 0
     database = mongoengine.get_db()
     # One command for all: some thousand tests pay for it.

@@ -23,6 +23,7 @@ class Kind(StrEnum):
     RECEIVED = "TRANSFER_RECEIVED"
     FAILED = "TRANSFER_FAILED"
     WEBHOOK_DISABLED = "WEBHOOK_DISABLED"
+    WEBHOOK_HELD = "WEBHOOK_HELD"
 
 
 class NoticeStatus(StrEnum):

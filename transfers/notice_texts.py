@@ -74,17 +74,35 @@ def disabled_letter(facts: Mapping[str, Any], *, locale: str, unsubscribe_url: s
             _WHY_DISABLED.get(facts["reason"], "It could not be reached."),
             "Nothing is sent to it until you enable it again; what it has missed can be fetched then.",
         ],
-        [
-            ("Address", _line(facts["url"])),
-            ("Webhook", _line(facts["subscription_id"])),
-            ("Since", time_text(facts["since"], locale)),
-        ],
+        _about_webhook(facts, locale),
     )
     return _letter(content, unsubscribe_url)
 
 
 def _line(stored: str) -> str:
     return text.one_line(stored, TEXT_LENGTH_MAX)
+
+
+def held_letter(facts: Mapping[str, Any], *, locale: str, unsubscribe_url: str) -> Letter:
+    """Return the mail about an endpoint whose events wait, because too much is undelivered."""
+    content = _Content(
+        "Your webhook endpoint is behind",
+        [
+            "More events wait for your webhook endpoints than PayFlow queues for one account.",
+            "Nothing is lost: further events wait in order, and are sent as your endpoint takes the others.",
+            "GET /webhooks/{id}/events returns them at any time.",
+        ],
+        _about_webhook(facts, locale),
+    )
+    return _letter(content, unsubscribe_url)
+
+
+def _about_webhook(facts: Mapping[str, Any], locale: str) -> list[tuple[str, str]]:
+    return [
+        ("Address", _line(facts["url"])),
+        ("Webhook", _line(facts["subscription_id"])),
+        ("Since", time_text(facts["since"], locale)),
+    ]
 
 
 def _letter(content: _Content, unsubscribe_url: str) -> Letter:

@@ -28,6 +28,7 @@ from payflow.mongodb import collection, insert_missing, unavailable_is_transient
 from transfers import states
 from transfers.documents import Kind, Notice, NoticeStatus, Transaction
 from transfers.states import Status
+from webhooks import backlog
 
 REMOVED_MAX = 1_000
 REMOVING_ROUNDS_MAX = 20
@@ -86,11 +87,12 @@ def _rows_of(transaction: Row) -> list[Row]:
 def write_down_disabled(
     *, subscription_id: str, user_id: str, url: str, reason: str, since: datetime
 ) -> None:
-    """Write down that an endpoint was disabled, once for each time `since` it was. Raises Transient."""
+    """Write down that an endpoint was disabled or is held, once for each time `since`. Raises Transient."""
     if settings.NOTIFICATIONS_ENABLED:
+        kind = Kind.WEBHOOK_HELD if reason == backlog.HELD else Kind.WEBHOOK_DISABLED
         event_id = f"{subscription_id}:disabled:{clock.epoch_ms(since)}"
         facts = {"subscription_id": subscription_id, "url": url, "reason": reason, "since": since}
-        _insert([_row(Kind.WEBHOOK_DISABLED, user_id, event_id, since, facts=facts)], lasting=True)
+        _insert([_row(kind, user_id, event_id, since, facts=facts)], lasting=True)
 
 
 def _row(kind: Kind, user_id: str, event_id: str, at: datetime, **more: Any) -> Row:

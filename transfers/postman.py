@@ -41,7 +41,7 @@ from payflow.smtp import OutcomeUnknown, subject_text
 from payflow.text import is_email
 from transfers import inbox, notices, selectors
 from transfers.documents import Kind, Notice, NoticeStatus
-from transfers.notice_texts import Letter, disabled_letter, transfer_letter
+from transfers.notice_texts import Letter, disabled_letter, held_letter, transfer_letter
 from transfers.notices import Row
 from transfers.selectors import log_ids
 
@@ -57,6 +57,7 @@ JITTER = 0.1
 # This process's threads are webhooks' too: mails take one of them.
 _one_at_a_time = threading.Lock()
 _random = SystemRandom()
+_ABOUT_WEBHOOKS = {Kind.WEBHOOK_DISABLED: disabled_letter, Kind.WEBHOOK_HELD: held_letter}
 
 
 @dataclass(frozen=True, slots=True)
@@ -372,8 +373,8 @@ def _message(row: Row, facts: Facts, connection: Any) -> EmailMultiAlternatives 
 
 def _letter(row: Mapping[str, Any], facts: Facts, locale: str, way_out: str) -> Letter:
     kind = Kind(row["kind"])
-    if kind is Kind.WEBHOOK_DISABLED:
-        return disabled_letter(row["facts"], locale=locale, unsubscribe_url=way_out)
+    if kind in _ABOUT_WEBHOOKS:
+        return _ABOUT_WEBHOOKS[kind](row["facts"], locale=locale, unsubscribe_url=way_out)
     transaction = facts.transactions[row["transaction_id"]]
     side = "sender_id" if kind is Kind.RECEIVED else "receiver_id"
     other = facts.users.get(transaction[side])

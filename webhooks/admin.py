@@ -22,6 +22,7 @@ from payflow.errors import Refused, Transient
 from webhooks import replay, selectors, services
 from webhooks.documents import DeliveryStatus, DisabledBecause
 from webhooks.errors import WebhookDisabled
+from webhooks.fanout import event_type_of, transaction_of
 from webhooks.models import DeliveryRow, SubscriptionRow
 
 STATUSES = [status.value for status in DeliveryStatus]
@@ -101,6 +102,7 @@ class SubscriptionAdmin(OperatedRowsAdmin):
             {
                 "fields": (
                     "is_active", "disabled_because", "consecutive_failures", "failing_since", "paused_until",
+                    "held_since",
                 )
             },
         ),
@@ -168,7 +170,7 @@ class DeliveryAdmin(OperatedRowsAdmin):
     search_fields = ("id",)
     actions = ("replay",)
     fieldsets = (
-        (None, {"fields": ("id", "event_type", "event_id", "transaction", "webhook", "user")}),
+        (None, {"fields": ("id", "event_type", "event_id", "transaction", "webhook")}),
         ("Delivery", {"fields": ("status", "sequence", "attempt_count", "attempt_log", "body")}),
         ("Times", {"fields": ("created_at", "next_attempt_at", "finished_at")}),
     )
@@ -190,14 +192,15 @@ class DeliveryAdmin(OperatedRowsAdmin):
         return link("webhooks_subscriptionrow", row.subscription_id)
 
     @admin.display
-    def user(self, row: DeliveryRow) -> SafeString:
-        """The endpoint's owner."""
-        return link("accounts_user", row.user_id)
+    def event_type(self, row: DeliveryRow) -> str:
+        """What it tells of."""
+        return event_type_of(row.event_id) if isinstance(row.event_id, str) else odd(row.event_id)
 
     @admin.display
     def transaction(self, row: DeliveryRow) -> str:
         """The transaction that it tells of."""
-        return link("transfers_transactionrow", row.transaction_id) if row.transaction_id else "-"
+        transaction_id = transaction_of(row.event_id) if isinstance(row.event_id, str) else None
+        return link("transfers_transactionrow", transaction_id) if transaction_id else "-"
 
     @admin.display(description="Log of attempts")
     def attempt_log(self, row: Any) -> SafeString:
@@ -217,9 +220,10 @@ class DeliveryAdmin(OperatedRowsAdmin):
     @admin.display(description="Body")
     def body(self, row: DeliveryRow) -> SafeString:
         """What every attempt sends."""
-        found = selectors.find_delivery(delivery_id=row.id) or {}
-        payload = found.get("payload")
+        event_id = row.event_id if isinstance(row.event_id, str) else ""
+        payload: Any = None
         try:
+            payload = selectors.find_payloads([event_id]).get(event_id)
             return format_html("<pre>{}</pre>", json.dumps(json.loads(payload or "null"), indent=2))
         except (TypeError, ValueError):
             return odd(payload)

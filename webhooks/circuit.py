@@ -49,7 +49,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class OwnerNotice:
-    """What an owner is to be told: that the endpoint was disabled, why and when."""
+    """What an owner is to be told: that the endpoint was disabled or is held, why and since when."""
 
     user_id: str
     url: str
@@ -131,9 +131,9 @@ def _disable(subscription_id: str, reason: DisabledBecause, now: datetime) -> No
         "$set": {
             "is_active": False,
             "disabled_because": reason.value,
-            "disabled_at": now,
             "updated_at": now,
             "owner_notice": reason.value,
+            "owner_notice_since": now,
             "owner_notice_at": now,
         },
         "$unset": {"paused_until": ""},
@@ -177,16 +177,16 @@ def owners_to_tell(*, now: datetime, limit: int) -> list[str]:
 def owner_notice(*, subscription_id: str) -> OwnerNotice | None:
     """Return what an endpoint's owner has yet to be told, None if nothing."""
     query = {"_id": subscription_id, "owner_notice": {"$exists": True}}
-    wanted = dict.fromkeys(("user_id", "url", "owner_notice", "disabled_at"), 1)
+    wanted = dict.fromkeys(("user_id", "url", "owner_notice", "owner_notice_since"), 1)
     with unavailable_is_transient():
         row = collection(Subscription).find_one(query, wanted)
     if row is None:
         return None
-    return OwnerNotice(row["user_id"], row["url"], row["owner_notice"], row["disabled_at"])
+    return OwnerNotice(row["user_id"], row["url"], row["owner_notice"], row["owner_notice_since"])
 
 
 def owner_told(*, subscription_id: str, since: datetime) -> None:
-    """End the telling: the owner knows that the endpoint was disabled then."""
+    """End the telling: the owner knows of what has been so since then."""
     with unavailable_is_transient():
         change = {"$unset": {"owner_notice": "", "owner_notice_at": ""}}
-        collection(Subscription).update_one({"_id": subscription_id, "disabled_at": since}, change)
+        collection(Subscription).update_one({"_id": subscription_id, "owner_notice_since": since}, change)

@@ -11,6 +11,7 @@ What must stay true:
 
 from __future__ import annotations
 
+import logging
 import secrets as random
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -22,20 +23,23 @@ from pymongo import ReturnDocument
 from payflow import clock, metrics
 from payflow.crashpoints import crash_point
 from payflow.mongodb import collection, unavailable_is_transient
-from webhooks import schedule
+from webhooks import schedule, selectors
 from webhooks.circuit import Failure
 from webhooks.documents import Delivery, DeliveryStatus
 from webhooks.signing import signature_headers
 from webhooks.transport import NOT_MADE, Answer, Line
 
+logger = logging.getLogger(__name__)
 # More than a schedule has: attempts of several rounds. attempt_count counts those that are gone, too.
 ATTEMPTS_KEPT_MAX = 30
 # The word of an attempt that has begun and has no result: it is under way, or its worker died.
 UNFINISHED = "unfinished"
+# The word of one that could not be made for want of what it was to send.
+NO_PAYLOAD = "internal"
 # An attempt that could not be made waits for so long.
 NOT_MADE_SECONDS = 5.0
 _GONE = 410
-_NEEDED = dict.fromkeys(("payload", "event_id", "sequence", "tries", "claim"), 1)
+_NEEDED = dict.fromkeys(("event_id", "sequence", "tries", "claim"), 1)
 Row = dict[str, Any]
 
 
@@ -102,11 +106,17 @@ def due(subscription_id: str, now: datetime) -> dict[str, Any]:
 
 def attempt(endpoint: Endpoint, row: Row) -> Outcome:
     """Send a claimed delivery and write down the result. Raises Transient."""
+    payload = selectors.find_payloads([row["event_id"]]).get(row["event_id"])
+    if payload is None:
+        # Only somebody's hand removes what a delivery refers to. That is no failure of the endpoint's.
+        logger.error("event of a delivery is not stored", extra={"delivery_id": row["_id"]})
+        _write_down(row, Answer(None, NO_PAYLOAD, "", None, 0.0), {}, _ended(DeliveryStatus.DEAD))
+        return Outcome()
     headers = signature_headers(
-        message_id=row["event_id"], attempted_at=clock.now(), payload=row["payload"], secrets=endpoint.secrets
+        message_id=row["event_id"], attempted_at=clock.now(), payload=payload, secrets=endpoint.secrets
     )
     headers |= {"PayFlow-Delivery": row["_id"], "PayFlow-Sequence": str(row["sequence"])}
-    answer = endpoint.line.post(row["payload"].encode(), headers)
+    answer = endpoint.line.post(payload.encode(), headers)
     crash_point("delivery.answered")
     if answer.error == NOT_MADE:
         _give_back(row)

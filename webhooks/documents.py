@@ -9,6 +9,7 @@ from mongoengine import (
     DateTimeField,
     DictField,
     Document,
+    FloatField,
     IntField,
     ListField,
     LongField,
@@ -56,10 +57,16 @@ class Subscription(Document):
     fresh_since = DateTimeField()
     # The highest place among those of its deliveries that are no longer kept; it is not given again.
     removed_sequence = LongField()
-    # When PayFlow disabled it last, by itself.
-    disabled_at = DateTimeField()
-    # The owner has yet to be told why it was disabled (one of DisabledBecause), and when that is tried next.
+    # Too many of its owner's deliveries are undelivered: since then its events are held. See backlog.py.
+    held_since = DateTimeField()
+    # When it was held last, until then.
+    released_at = DateTimeField()
+    # When a delivery worker last ended its work on it without an error, give or take a few seconds.
+    worked_at = DateTimeField()
+    # Its owner must get a message: why (a value of DisabledBecause, or HELD), since when that is so, and when
+    # the message is tried next.
     owner_notice = StringField()
+    owner_notice_since = DateTimeField()
     owner_notice_at = DateTimeField()
     created_at = DateTimeField(required=True)
     updated_at = DateTimeField(required=True)
@@ -80,6 +87,8 @@ class Subscription(Document):
             {"fields": ["owner_notice_at"], "sparse": True},
             # Endpoints with a new chance. Sparse: only until the worker has looked.
             {"fields": ["fresh_since"], "sparse": True},
+            # Endpoints whose events are held. Sparse: few.
+            {"fields": ["held_since"], "sparse": True},
         ],
     }
 
@@ -87,17 +96,61 @@ class Subscription(Document):
         return f"{self.id} {self.url}"
 
 
+class WebhookEvent(Document):
+    """One event as every delivery of it sends it: stored once, however many endpoints hear of it."""
+
+    id = StringField(primary_key=True)
+    # 12 hex digits of milliseconds and 2 of the rank: the order in which deliveries are placed.
+    position = StringField(required=True)
+    # The body, byte for byte as every attempt signs and sends it.
+    payload = StringField(required=True)
+    # Subscriptions that are held and have no delivery of it yet. Absent where there are none.
+    held_for = ListField(StringField())
+    # Removed then, unless a delivery refers to it.
+    kept_until = DateTimeField(required=True)
+
+    meta = {
+        "collection": "webhook_events",
+        "auto_create_index": False,
+        "indexes": [
+            # What a held subscription gets next.
+            {
+                "fields": ["held_for", "position"],
+                "partialFilterExpression": {"held_for": {"$exists": True}},
+            },
+            # What may be removed.
+            {"fields": ["kept_until"]},
+        ],
+    }
+
+    def __str__(self) -> str:
+        return self.id
+
+
+class WebhookSweep(Document):
+    """The one record of the sweep: when it ran last, and what it saw. /health reads it."""
+
+    id = StringField(primary_key=True)
+    at = DateTimeField(required=True)
+    # How long the endpoint that waits longest for a delivery worker has waited.
+    waiting_seconds = FloatField(required=True)
+
+    meta = {"collection": "webhook_sweeps", "auto_create_index": False}
+
+    def __str__(self) -> str:
+        return f"{self.id} {self.at}"
+
+
 class Delivery(Document):
-    """One event for one subscription. Its id is made of both, so a second fan-out finds the first."""
+    """One event for one subscription. Its id is made of both, so a second fan-out finds the first.
+
+    There are many: what an event's id says (its type and transaction), and what the subscription says (its
+    owner), is not stored here again. A field that counts is absent while it is zero.
+    """
 
     id = StringField(primary_key=True)
     subscription_id = StringField(required=True)
-    user_id = StringField(required=True)
     event_id = StringField(required=True)
-    event_type = StringField(required=True)
-    transaction_id = StringField()
-    # The body, byte for byte as every attempt signs and sends it.
-    payload = StringField(required=True)
     created_at = DateTimeField(required=True)
     # Its place among its subscription's deliveries: 1, 2, 3 ... without gaps; given before the first attempt.
     sequence = LongField()

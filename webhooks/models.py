@@ -22,6 +22,7 @@ class SubscriptionRow(models.Model):
     consecutive_failures = models.IntegerField("failures in a row", null=True)
     failing_since = models.DateTimeField(null=True)
     paused_until = models.DateTimeField(null=True)
+    held_since = models.DateTimeField(null=True)
     created_at = models.DateTimeField()
     updated_at = models.DateTimeField()
 
@@ -35,14 +36,11 @@ class SubscriptionRow(models.Model):
 
 
 class DeliveryRow(models.Model):
-    """One delivery, to be read; its attempts and its body are read from the document itself."""
+    """One delivery, to be read; its attempts are read from the document itself, its body from its event."""
 
     id = models.CharField(primary_key=True, db_column="_id", max_length=160)
     subscription_id = models.CharField(max_length=160)
-    user_id = models.CharField(max_length=24)
     event_id = models.CharField(max_length=200)
-    event_type = models.CharField(max_length=64)
-    transaction_id = models.CharField(max_length=160, null=True)
     sequence = models.BigIntegerField(null=True)
     status = models.CharField(max_length=16, choices=[(each.value, each.value) for each in DeliveryStatus])
     attempt_count = models.IntegerField("attempts", null=True)

@@ -69,6 +69,9 @@ _WEBHOOK_FIELDS: dict[str, Any] = {
     ),
     "consecutive_failures": {**_COUNT, "description": "Attempts that failed in a row."},
     "failing_since": nullable({**TIME, "description": "When the first of them was made."}),
+    "held_since": nullable(
+        {**TIME, "description": "Since when further events wait, because too much is undelivered."}
+    ),
     "secrets": {
         "type": "array",
         "items": record(
@@ -154,6 +157,7 @@ _EXAMPLE: dict[str, Any] = {
     "disabled_because": None,
     "consecutive_failures": 0,
     "failing_since": None,
+    "held_since": None,
     "secrets": [{"created_at": "2026-11-23T05:13:21.047Z", "expires_at": None}],
     "created_at": "2026-11-23T05:13:21.047Z",
     "updated_at": "2026-11-23T05:13:21.047Z",
@@ -168,7 +172,7 @@ _ROTATED = {
     "updated_at": "2026-11-24T09:00:00.000Z",
 }
 _DELIVERED: dict[str, Any] = {
-    "id": "dlv_01a206d2bcff6404f1c2d39be580a71f",
+    "id": "dlv_01a206d2bcff06404f1c2d39be580a71f85b",
     "event_id": f"{_TRANSACTION_ID}:TRANSACTION_COMPLETED",
     "event_type": "TRANSACTION_COMPLETED",
     "transaction_id": _TRANSACTION_ID,

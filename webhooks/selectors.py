@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from django.conf import settings
+
 from payflow import clock
 from payflow.health import Report
 from payflow.mongodb import collection, unavailable_is_transient
-from webhooks.documents import Delivery, DeliveryStatus, Subscription
+from webhooks.documents import Delivery, DeliveryStatus, Subscription, WebhookEvent, WebhookSweep
 from webhooks.errors import DeliveryNotFound, WebhookNotFound
 
 QUERY_MS_MAX = 2_000
-# A worker that runs gives every new delivery its place within seconds.
+# Where workers run, every endpoint that can be served is looked at within seconds.
 QUEUE_AGE_SECONDS_MAX = 60.0
+# The sweep may be so many periods late.
+SWEEPS_LATE = 3
+SWEEP_ID = "sweep"
 REPORTED_ENDPOINTS_MAX = 50
 _NEWEST_FIRST = [("_id", -1)]
 
@@ -54,25 +60,36 @@ def get_delivery(*, subscription_id: str, delivery_id: str) -> dict[str, Any]:
 def list_deliveries(
     *, subscription_id: str, limit: int, status: DeliveryStatus | None = None, before_id: str | None = None
 ) -> list[dict[str, Any]]:
-    """Return up to `limit` deliveries of a subscription, newest first, with their attempts but no bodies."""
+    """Return up to `limit` deliveries of a subscription, newest first, with their attempts."""
     # All statuses by name: the index then yields each in order, and MongoDB merges the three.
     statuses = [status.value] if status else [each.value for each in DeliveryStatus]
     query: dict[str, Any] = {"subscription_id": subscription_id, "status": {"$in": statuses}}
     if before_id:
         query["_id"] = {"$lt": before_id}
     with unavailable_is_transient():
-        rows = collection(Delivery).find(query, {"payload": 0}).sort(_NEWEST_FIRST).limit(limit)
+        rows = collection(Delivery).find(query).sort(_NEWEST_FIRST).limit(limit)
         return list(rows.max_time_ms(QUERY_MS_MAX))
 
 
 def list_events(*, subscription_id: str, after: int, limit: int) -> list[dict[str, Any]]:
-    """Return up to `limit` deliveries of a subscription from sequence `after + 1` on, in order."""
+    """Return up to `limit` deliveries from sequence `after + 1` on, in order, with payloads."""
     # Naming the type lets the index answer, which holds only what has its place.
     query = {"subscription_id": subscription_id, "sequence": {"$gt": after, "$type": "long"}}
-    wanted = dict.fromkeys(("sequence", "status", "payload"), 1)
+    wanted = dict.fromkeys(("sequence", "status", "event_id", "created_at"), 1)
     with unavailable_is_transient():
-        rows = collection(Delivery).find(query, wanted).sort("sequence", 1).limit(limit)
-        return list(rows.max_time_ms(QUERY_MS_MAX))
+        cursor = collection(Delivery).find(query, wanted).sort("sequence", 1).limit(limit)
+        rows = list(cursor.max_time_ms(QUERY_MS_MAX))
+    payloads = find_payloads({row["event_id"] for row in rows})
+    return [{**row, "payload": payloads.get(row["event_id"])} for row in rows]
+
+
+def find_payloads(event_ids: Collection[str]) -> dict[str, str]:
+    """Return the stored payloads of events, by id. Raises Transient."""
+    if not event_ids:
+        return {}
+    with unavailable_is_transient():
+        rows = collection(WebhookEvent).find({"_id": {"$in": sorted(event_ids)}}, {"payload": 1})
+        return {row["_id"]: row["payload"] for row in rows.max_time_ms(QUERY_MS_MAX)}
 
 
 def find_delivery(*, delivery_id: str) -> dict[str, Any] | None:
@@ -121,13 +138,20 @@ def first_waiting(waiting: Waiting, *, now: datetime, after_id: str, limit: int)
 
 
 def report_webhooks() -> Report:
-    """Say how long new deliveries have waited to be seen by the worker: while it is away, it grows.
+    """Say how long an endpoint that could be served has had to wait for a delivery worker.
 
-    Looks at a few endpoints; those without anything new cost nothing. Raises Transient.
+    It grows while workers or the sweep are away, whatever the reason, and not with the queue of an endpoint
+    that is slow, fails or gets much. Reads the record that the sweep has left. Raises Transient.
     """
     now = clock.now()
-    since = first_waiting(Waiting.WITHOUT_PLACE, now=now, after_id="", limit=REPORTED_ENDPOINTS_MAX)
-    age_seconds = (now - min(since.values(), default=now)).total_seconds()
-    is_well = age_seconds < QUEUE_AGE_SECONDS_MAX
+    with unavailable_is_transient():
+        swept = collection(WebhookSweep).find_one({"_id": SWEEP_ID})
+    if swept is not None:
+        age_seconds = swept["waiting_seconds"] + (now - swept["at"]).total_seconds()
+    else:
+        # No sweep has ever run. Then nothing has been placed, either.
+        since = first_waiting(Waiting.WITHOUT_PLACE, now=now, after_id="", limit=REPORTED_ENDPOINTS_MAX)
+        age_seconds = (now - min(since.values(), default=now)).total_seconds()
+    is_well = age_seconds < QUEUE_AGE_SECONDS_MAX + SWEEPS_LATE * settings.WEBHOOK_SWEEP_EVERY_SECONDS
     facts = {"status": "up" if is_well else "stalled", "queue_age_seconds": round(max(0.0, age_seconds), 3)}
     return Report(is_well, facts)

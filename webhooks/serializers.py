@@ -16,6 +16,7 @@ from payflow.events import EventType
 from webhooks import secrets
 from webhooks.addresses import URL_LENGTH_MAX
 from webhooks.documents import DeliveryStatus, Subscription
+from webhooks.fanout import event_type_of, transaction_of
 
 EVENTS_LENGTH_MAX = 100
 EVENT_TYPES = [event.value for event in EventType]
@@ -97,7 +98,7 @@ class LogQuery(PageQuery):
         required=False,
         help_text="Only deliveries in this status.",
     )
-    cursor = CursorField("dlv_[0-9a-f]{32}")
+    cursor = CursorField("dlv_[0-9a-f]{34}")
 
 
 class EventsQuery(StrictSerializer):
@@ -122,6 +123,7 @@ def webhook_body(subscription: Subscription) -> dict[str, Any]:
         "disabled_because": subscription.disabled_because,
         "consecutive_failures": subscription.consecutive_failures,
         "failing_since": _time(subscription.failing_since),
+        "held_since": _time(subscription.held_since),
         "secrets": [_secret_times(each) for each in subscription.secrets],
         "created_at": clock.rfc3339(subscription.created_at),
         "updated_at": clock.rfc3339(subscription.updated_at),
@@ -140,8 +142,8 @@ def delivery_body(row: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "id": row["_id"],
         "event_id": row["event_id"],
-        "event_type": row["event_type"],
-        "transaction_id": row.get("transaction_id"),
+        "event_type": event_type_of(row["event_id"]),
+        "transaction_id": transaction_of(row["event_id"]),
         "sequence": row.get("sequence"),
         "status": row["status"],
         "attempt_count": row.get("attempt_count", 0),
@@ -159,11 +161,20 @@ def events_body(rows: list[dict[str, Any]], after: int) -> dict[str, Any]:
             "sequence": row["sequence"],
             "delivery_id": row["_id"],
             "status": row["status"],
-            "event": json.loads(row["payload"]),
+            "event": _event(row),
         }
         for row in rows
     ]
     return {"results": results, "next": results[-1]["sequence"] if results else after}
+
+
+def _event(row: Mapping[str, Any]) -> Any:
+    if row["payload"] is not None:
+        return json.loads(row["payload"])
+    # Somebody has removed it by hand. The sequence has no gap all the same.
+    event_id = row["event_id"]
+    created_at = clock.rfc3339(row["created_at"])
+    return {"id": event_id, "type": event_type_of(event_id), "created_at": created_at, "data": None}
 
 
 def _secret_times(stored: Mapping[str, Any]) -> dict[str, Any]:

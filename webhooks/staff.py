@@ -16,6 +16,7 @@ _SHOWN = dict.fromkeys(
         "consecutive_failures",
         "failing_since",
         "paused_until",
+        "held_since",
     ),
     1,
 )
@@ -30,11 +31,11 @@ def list_endpoints(*, limit: int, only_in_trouble: bool = False) -> list[dict[st
 
 
 def list_dead(*, limit: int, subscription_id: str | None = None) -> list[dict[str, Any]]:
-    """Return up to `limit` dead letters without their bodies, the last to die first. Raises Transient."""
+    """Return up to `limit` dead letters, the last to die first. Raises Transient."""
     query: dict[str, Any] = {"status": DeliveryStatus.DEAD.value}
     if subscription_id:
         query["subscription_id"] = subscription_id
     with unavailable_is_transient():
-        rows = collection(Delivery).find(query, {"payload": 0})
+        rows = collection(Delivery).find(query)
         order = [("_id", -1)] if subscription_id else [("finished_at", -1)]
         return list(rows.sort(order).limit(limit))

@@ -18,16 +18,18 @@ from kombu.exceptions import OperationalError
 
 from payflow import clock, metrics
 from payflow.mongodb import collection, unavailable_is_transient
-from webhooks import circuit, nudge, selectors
+from webhooks import circuit, fanout, nudge, selectors
 from webhooks.circuit import Gate
-from webhooks.documents import Delivery, DeliveryStatus, Subscription
-from webhooks.selectors import Waiting
+from webhooks.documents import Delivery, DeliveryStatus, Subscription, WebhookEvent, WebhookSweep
+from webhooks.selectors import SWEEP_ID, Waiting
 
 logger = logging.getLogger(__name__)
 ENDPOINTS_MAX = 500
 OWNERS_MAX = 50
 REMOVED_MAX = 1_000
 ROUNDS_MAX = 20
+# An old event to which a delivery still refers is looked at again after this long.
+EVENT_AGAIN_SECONDS = 86_400.0
 # Of the app above that can reach people. It ends the telling with circuit.owner_told.
 TELL_OWNER_TASK = "notifications.webhook_disabled"
 _PENDING = {"status": DeliveryStatus.PENDING.value}
@@ -41,8 +43,8 @@ def sweep() -> int:
     now = clock.now()
     due, unplaced = _endpoints(Waiting.DUE, now), _endpoints(Waiting.WITHOUT_PLACE, now)
     subscriptions = _subscriptions(due.keys() | unplaced.keys())
-    ready = dict.fromkeys([*unplaced, *_with_a_new_chance(now)])
-    waiting_since = list(unplaced.values())
+    ready = dict.fromkeys([*unplaced, *_with_a_new_chance(now), *_held(now)])
+    waiting = dict(unplaced)
     disabled: dict[str, datetime] = {}
     for subscription_id, since in due.items():
         subscription = subscriptions.get(subscription_id)
@@ -52,13 +54,35 @@ def sweep() -> int:
             disabled[subscription_id] = since
         elif circuit.gate(subscription, now=now) is not Gate.OPEN:
             ready[subscription_id] = None
-            waiting_since.append(since)
-    metrics.WEBHOOK_OVERDUE.set((now - min(waiting_since, default=now)).total_seconds())
-    metrics.WEBHOOK_SWEEP_TIMESTAMP.set(now.timestamp())
+            waiting[subscription_id] = min(since, waiting.get(subscription_id, since))
+    _note_waiting(waiting, subscriptions, now)
     nudge.nudge(ready)
     _tell_owners(now)
     _remove_expired(disabled, now)
     return len(ready)
+
+
+def _note_waiting(waiting: Mapping[str, datetime], subscriptions: Mapping[str, Row], now: datetime) -> None:
+    """Write down how long an endpoint that could be served has had to wait for a worker, for /health.
+
+    One that is served does not wait, however long its queue is. Raises Transient.
+    """
+    worked_at = {id_: row["worked_at"] for id_, row in subscriptions.items() if "worked_at" in row}
+    waiting_since = [max(since, worked_at.get(id_, since)) for id_, since in waiting.items()]
+    waiting_seconds = max(0.0, (now - min(waiting_since, default=now)).total_seconds())
+    metrics.WEBHOOK_OVERDUE.set(waiting_seconds)
+    metrics.WEBHOOK_SWEEP_TIMESTAMP.set(now.timestamp())
+    with unavailable_is_transient():
+        change = {"$set": {"at": now, "waiting_seconds": waiting_seconds}}
+        collection(WebhookSweep, lasting=False).update_one({"_id": SWEEP_ID}, change, upsert=True)
+
+
+def _held(now: datetime) -> list[str]:
+    """Return endpoints whose held events may be queued now, if there is room."""
+    with unavailable_is_transient():
+        query = {"held_since": {"$lte": now}, "is_active": True}
+        rows = collection(Subscription).find(query, {"paused_until": 1}).limit(ENDPOINTS_MAX)
+        return [row["_id"] for row in rows if circuit.gate(row, now=now) is not Gate.OPEN]
 
 
 def _with_a_new_chance(now: datetime) -> list[str]:
@@ -80,7 +104,7 @@ def _endpoints(waiting: Waiting, now: datetime) -> dict[str, datetime]:
 def _subscriptions(ids: Iterable[str]) -> dict[str, Row]:
     with unavailable_is_transient():
         rows = collection(Subscription).find(
-            {"_id": {"$in": sorted(ids)}}, {"is_active": 1, "paused_until": 1}
+            {"_id": {"$in": sorted(ids)}}, {"is_active": 1, "paused_until": 1, "worked_at": 1}
         )
         return {row["_id"]: row for row in rows}
 
@@ -103,7 +127,10 @@ def _tell_owners(now: datetime) -> None:
 
 
 def remove_old() -> int:
-    """Remove what ended longer than WEBHOOK_RETENTION_DAYS ago, in bounded steps; return how many."""
+    """Remove deliveries that ended longer than WEBHOOK_RETENTION_DAYS ago, and events that none refers to.
+
+    In bounded steps; return how many deliveries. Raises Transient.
+    """
     query = {"finished_at": {"$lt": _kept_since(clock.now())}}
     removed = 0
     for _ in range(ROUNDS_MAX):
@@ -111,7 +138,33 @@ def remove_old() -> int:
         removed += count
         if count < REMOVED_MAX:
             break
+    for _ in range(ROUNDS_MAX):
+        if _remove_events(clock.now()) < REMOVED_MAX:
+            break
     return removed
+
+
+def _remove_events(now: datetime) -> int:
+    """Remove up to REMOVED_MAX old events that no delivery refers to; return how many were looked at.
+
+    A fan-out that repeats one of them keeps it for longer before it writes deliveries, or stores it again.
+    """
+    target = collection(WebhookEvent)
+    with unavailable_is_transient():
+        rows = list(target.find({"kept_until": {"$lt": now}}, {"position": 1}).limit(REMOVED_MAX))
+        needed = [row["_id"] for row in rows if _is_needed(row)]
+        others = list({row["_id"] for row in rows} - set(needed))
+        later = {"$set": {"kept_until": clock.after(now, EVENT_AGAIN_SECONDS)}}
+        target.update_many({"_id": {"$in": needed}, "kept_until": {"$lt": now}}, later)
+        target.delete_many({"_id": {"$in": others}, "kept_until": {"$lt": now}})
+    return len(rows)
+
+
+def _is_needed(event: Row) -> bool:
+    """Say whether a delivery refers to an event. One that only shares its id's beginning counts, too."""
+    prefix = fanout.delivery_prefix(event["_id"], event["position"])
+    found = collection(Delivery).find_one({"_id": {"$gte": prefix, "$lt": f"{prefix}g"}}, {"_id": 1})
+    return found is not None
 
 
 def _remove(query: Row) -> int:

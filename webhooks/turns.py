@@ -17,7 +17,7 @@ from django.conf import settings
 
 from payflow import clock
 from payflow.mongodb import collection, unavailable_is_transient
-from webhooks import circuit, delivery, nudge, secrets, sequencing, services, slots
+from webhooks import circuit, delivery, nudge, refill, secrets, sequencing, services, slots
 from webhooks.circuit import Gate
 from webhooks.delivery import Endpoint
 from webhooks.documents import Subscription
@@ -29,9 +29,13 @@ PLACES_MAX = 500
 STEP_MAX = 1_000
 # A key that is missing is an operator's mistake, and soon put right.
 UNSEALED_LOOK_AGAIN_SECONDS = 60.0
+# How exact `worked_at` is: it is not written more often than this.
+NOTED_EVERY_SECONDS = 10.0
 _NEEDED = dict.fromkeys(
-    ("user_id", "url", "is_active", "secrets", "consecutive_failures", "paused_until", "fresh_since"), 1
-)
+    ("user_id", "url", "is_active", "secrets", "consecutive_failures", "paused_until", "fresh_since",
+     "held_since", "worked_at"),
+    1,
+)  # fmt: skip
 Row = dict[str, Any]
 
 
@@ -44,18 +48,41 @@ def take(*, subscription_id: str) -> list[str]:
         dropped = services.drop_pending(subscription_id=subscription_id, limit=STEP_MAX)
         return [subscription_id] if dropped == STEP_MAX else []
     # Before there is a slot: a receiver can fetch what has its place, however long its endpoint has to wait.
-    sequencing.place(subscription_id=subscription_id, limit=PLACES_MAX)
+    # One page a turn, so that all endpoints get on alike; it comes again for the next one, also where nothing
+    # may be sent to it now.
+    more = _queue(subscription) == PLACES_MAX
     is_suspect = circuit.is_suspect(subscription) or slots.is_slow(subscription_id)
     limit = 1 if is_suspect else settings.WEBHOOK_ENDPOINT_CONCURRENCY
     visitor = slots.Visitor(subscription_id, subscription["user_id"], limit, is_suspect)
-    if not slots.enter(visitor):
-        return []
-    more = False
-    try:
-        more = _serve(subscription, is_suspect=is_suspect)
-    finally:
-        waiting = slots.leave(visitor)
+    waiting: list[str] = []
+    if slots.enter(visitor):
+        try:
+            more = _serve(subscription, is_suspect=is_suspect) or more
+        finally:
+            waiting = slots.leave(visitor)
+    _note_turn(subscription)
     return [*waiting, subscription_id] if more else waiting
+
+
+def _queue(subscription: Row) -> int:
+    """Number an endpoint's next deliveries, and those that were held if there is room; return how many."""
+    subscription_id = subscription["_id"]
+    placed = sequencing.place(subscription_id=subscription_id, limit=PLACES_MAX)
+    if placed or "held_since" not in subscription or not subscription["is_active"]:
+        return placed
+    if not refill.refill(subscription_id=subscription_id, user_id=subscription["user_id"]):
+        return 0
+    return sequencing.place(subscription_id=subscription_id, limit=PLACES_MAX)
+
+
+def _note_turn(subscription: Row) -> None:
+    """Write down that a worker has done what there was to do now, for whoever asks whether any does."""
+    now = clock.now()
+    noted = subscription.get("worked_at")
+    if noted is None or (now - noted).total_seconds() > NOTED_EVERY_SECONDS:
+        with unavailable_is_transient():
+            change = {"$max": {"worked_at": now}}
+            collection(Subscription, lasting=False).update_one({"_id": subscription["_id"]}, change)
 
 
 def _serve(subscription: Row, *, is_suspect: bool) -> bool:
@@ -102,7 +129,7 @@ def _deliver(endpoint: Endpoint, subscription: Row, *, is_suspect: bool) -> bool
     while time.monotonic() < deadline:
         row = delivery.claim(subscription_id=subscription_id, now=clock.now())
         if row is None:
-            if not sequencing.place(subscription_id=subscription_id, limit=PLACES_MAX):
+            if not _queue(subscription):
                 return False
             continue
         outcome = delivery.attempt(endpoint, row)

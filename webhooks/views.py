@@ -11,7 +11,7 @@ from payflow.api.fields import NoInput
 from payflow.api.pages import page
 from payflow.api.scopes import Scope
 from payflow.api.viewsets import ApiViewSet
-from webhooks import fanout, replay, schema, selectors, services
+from webhooks import catchup, fanout, replay, schema, selectors, services
 from webhooks.documents import DeliveryStatus, Subscription
 from webhooks.errors import DeliveryPending, WebhookDisabled
 from webhooks.serializers import (
@@ -86,7 +86,7 @@ class WebhookViewSet(ApiViewSet):
         """POST /webhooks/{id}/test: send an event that only tests."""
         NoInput(data=request.data).is_valid(raise_exception=True)
         subscription = _active(_own(request, pk))
-        delivery_id = fanout.send_test(subscription_id=subscription.id, user_id=subscription.user_id)
+        delivery_id = fanout.send_test(subscription_id=subscription.id)
         return _accepted(pk, delivery_id)
 
     @action(detail=True)
@@ -115,7 +115,7 @@ class WebhookViewSet(ApiViewSet):
     def events(self, request: Request, pk: str) -> Response:
         """GET /webhooks/{id}/events: what was to be delivered, in order, for who has missed some."""
         after, limit = self.query["after"], self.query["limit"]
-        rows = selectors.list_events(subscription_id=_own(request, pk).id, after=after, limit=limit)
+        rows = catchup.read_events(subscription=_own(request, pk), after=after, limit=limit)
         return Response(events_body(rows, after))
 
 

@@ -77,6 +77,8 @@ WEBHOOK_DISABLE_AFTER_FAILURES = env.int("WEBHOOK_DISABLE_AFTER_FAILURES", defau
 WEBHOOK_DISABLE_AFTER_HOURS = env.float("WEBHOOK_DISABLE_AFTER_HOURS", default=72.0)
 WEBHOOK_SWEEP_EVERY_SECONDS = env.float("WEBHOOK_SWEEP_EVERY_SECONDS", default=5.0)
 WEBHOOK_RETENTION_DAYS = env.int("WEBHOOK_RETENTION_DAYS", default=30)
+# A user with more undelivered deliveries has further events held, until half of them are left.
+WEBHOOK_UNDELIVERED_PER_USER_MAX = env.int("WEBHOOK_UNDELIVERED_PER_USER_MAX", default=20_000)
 
 # --- Celery -----------------------------------------------------------------------------------------------
 
@@ -214,6 +216,8 @@ safety.refuse_out_of_range(
         ("WEBHOOK_DISABLE_AFTER_HOURS", WEBHOOK_DISABLE_AFTER_HOURS, 0, inf),
         ("WEBHOOK_SWEEP_EVERY_SECONDS", WEBHOOK_SWEEP_EVERY_SECONDS, 0.1, 3_600),
         ("WEBHOOK_RETENTION_DAYS", WEBHOOK_RETENTION_DAYS, 1, inf),
+        # A count reads so many keys of an index.
+        ("WEBHOOK_UNDELIVERED_PER_USER_MAX", WEBHOOK_UNDELIVERED_PER_USER_MAX, 2, 1_000_000),
         ("WEBHOOKS_PER_USER_MAX", WEBHOOKS_PER_USER_MAX, 1, 1_000),
         ("WEBHOOK_SECRET_OVERLAP_SECONDS", WEBHOOK_SECRET_OVERLAP_SECONDS, 0, inf),
         ("WEBHOOK_LOOKUP_SECONDS_MAX", WEBHOOK_LOOKUP_SECONDS_MAX, 0.1, 10),

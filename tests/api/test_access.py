@@ -188,7 +188,7 @@ def world() -> World:
     webhook, _ = webhooks.create_subscription(
         user_id=people["owner"].id, url="http://127.0.0.1:9/", events=["TRANSACTION_COMPLETED"]
     )
-    delivery_id = fanout.send_test(subscription_id=webhook.id, user_id=webhook.user_id)
+    delivery_id = fanout.send_test(subscription_id=webhook.id)
     Delivery.objects(id=delivery_id).update(set__status="DEAD")
     key = mint(people["owner"].user).key
     return World(people, started["id"], batch["id"], key.id, webhook.id, delivery_id)

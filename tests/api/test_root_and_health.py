@@ -16,7 +16,8 @@ from tests.webhooks import hooks
 from transfers import notices
 from transfers.documents import Notice, Transaction
 from wallets import selectors
-from webhooks.documents import Delivery
+from webhooks import slots, sweep, turns
+from webhooks.documents import Delivery, WebhookSweep
 
 HEALTHY = {"status": "ok", "dependencies": {"mongodb": "up", "redis": "up"}}
 READY = {"status": "ok", "dependencies": {"mongodb": "up"}}
@@ -106,16 +107,91 @@ def test_degraded_but_serving_while_mails_wait(
     assert (body["status"], body["notifications"]) == ("ok", {"status": "off"})
 
 
-def test_degraded_but_serving_while_nobody_looks_at_new_deliveries(anyone: Api) -> None:
+def test_degraded_but_serving_where_no_worker_has_ever_looked_at_deliveries(anyone: Api) -> None:
     subscription_id = hooks.subscribe()
     hooks.one_event(subscription_id)
     assert anyone.get("/health").json()["webhooks"]["status"] == "up"
-    collection(Delivery).update_one({}, {"$set": {"created_at": clock.after(clock.now(), -60)}})
+    collection(Delivery).update_one({}, {"$set": {"created_at": clock.after(clock.now(), -90)}})
     body = anyone.get("/health").json()
     assert (body["status"], body["webhooks"]["status"]) == ("degraded", "stalled")
     assert body["webhooks"]["queue_age_seconds"] >= 60
     hooks.place(subscription_id)
     assert anyone.get("/health").json()["status"] == "ok"
+
+
+def let_wait(subscription_id: str, *, seconds: float) -> None:
+    """Let an endpoint's deliveries, placed or not, have waited for so long."""
+    past = clock.after(clock.now(), -seconds)
+    of_it = {"subscription_id": subscription_id}
+    collection(Delivery).update_many(of_it, {"$set": {"created_at": past}})
+    collection(Delivery).update_many(
+        {**of_it, "next_attempt_at": {"$exists": True}}, {"$set": {"next_attempt_at": past}}
+    )
+
+
+@pytest.mark.parametrize("is_placed", [False, True], ids=["without a place", "due"])
+@pytest.mark.parametrize("case", ["served", "fails", "many", "disabled"])
+def test_one_users_long_queue_is_nobodys_alarm(case: str, is_placed: bool, anyone: Api) -> None:
+    """Three batches of 1,000 for an endpoint that answers 500 said "stalled" after a minute."""
+    subscription_id = hooks.subscribe()
+    more = [hooks.subscribe() for _ in range(19)] if case == "many" else []
+    for each in (subscription_id, *more):
+        for _ in range(5):
+            hooks.one_event(each)
+        if is_placed:
+            hooks.place(each)
+        let_wait(each, seconds=9_000)
+        # As its last turn left it.
+        hooks.change(each, worked_at=clock.after(clock.now(), -5))
+    if case == "fails":
+        hooks.change(subscription_id, paused_until=clock.after(clock.now(), 600), consecutive_failures=9)
+    if case == "disabled":
+        hooks.change(subscription_id, is_active=False, disabled_because="FAILING")
+    sweep.sweep()
+    body = anyone.get("/health").json()
+    assert (body["status"], body["webhooks"]["status"]) == ("ok", "up")
+    assert body["webhooks"]["queue_age_seconds"] < 60
+
+
+@pytest.mark.parametrize("is_placed", [False, True], ids=["without a place", "due"])
+def test_an_endpoint_that_no_worker_looks_at_is_an_alarm(is_placed: bool, anyone: Api) -> None:
+    """The sweep runs, and workers take no message."""
+    busy, forgotten = hooks.subscribe(), hooks.subscribe()
+    for each in (busy, forgotten):
+        hooks.one_event(each)
+        if is_placed:
+            hooks.place(each)
+        let_wait(each, seconds=200)
+        hooks.change(each, worked_at=clock.after(clock.now(), -5 if each == busy else -100))
+    sweep.sweep()
+    body = anyone.get("/health").json()
+    assert (body["status"], body["webhooks"]["status"]) == ("degraded", "stalled")
+    assert 100 <= body["webhooks"]["queue_age_seconds"] < 200
+    turns.take(subscription_id=forgotten)
+    sweep.sweep()
+    assert anyone.get("/health").json()["status"] == "ok"
+
+
+def test_a_sweep_that_no_longer_runs_is_an_alarm(anyone: Api) -> None:
+    sweep.sweep()
+    assert anyone.get("/health").json()["status"] == "ok"
+    collection(WebhookSweep).update_one({}, {"$set": {"at": clock.after(clock.now(), -90)}})
+    body = anyone.get("/health").json()
+    assert (body["status"], body["webhooks"]["status"]) == ("degraded", "stalled")
+
+
+def test_an_endpoint_that_waits_for_its_owners_other_one_counts_as_looked_at(
+    anyone: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may only be spoken to once another one that fails is done."""
+    subscription_id = hooks.subscribe(consecutive_failures=3)
+    hooks.one_event(subscription_id)
+    hooks.place(subscription_id)
+    let_wait(subscription_id, seconds=9_000)
+    monkeypatch.setattr(slots, "enter", lambda visitor: False)
+    turns.take(subscription_id=subscription_id)
+    sweep.sweep()
+    assert anyone.get("/health").json()["webhooks"]["status"] == "up"
 
 
 @pytest.mark.parametrize("down", ["mongodb", "redis"])

@@ -33,7 +33,7 @@ class Hook:
 @pytest.fixture
 def hook(anna: Party) -> Hook:
     made, secret = services.create_subscription(user_id=anna.id, url=URL, events=NEW["events"])
-    delivery_id = fanout.send_test(subscription_id=made.id, user_id=anna.id)
+    delivery_id = fanout.send_test(subscription_id=made.id)
     Delivery.objects(id=delivery_id).update(set__status="DEAD")
     return Hook(made.id, delivery_id, secret)
 

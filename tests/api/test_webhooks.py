@@ -25,7 +25,7 @@ URL = "https://hooks.example.com/payflow"
 EVENTS = ["TRANSACTION_COMPLETED", "TRANSACTION_FAILED"]
 FIELDS = {
     "id", "url", "events", "is_active", "disabled_because", "consecutive_failures", "failing_since",
-    "secrets",
+    "held_since", "secrets",
     "created_at", "updated_at",
 }  # fmt: skip
 SECRET = "whsec_" + "QUJD" * 10

@@ -296,7 +296,7 @@ def test_a_list_with_actions_counts_what_is_chosen_and_offers_no_more_than_the_p
         hook, _ = webhooks.create_subscription(
             user_id=str(user.pk), url="http://127.0.0.1:9/", events=["DEBIT_FAILED"]
         )
-        fanout.send_test(subscription_id=hook.id, user_id=hook.user_id)
+        fanout.send_test(subscription_id=hook.id)
     notices.write_down(transactions_max=1)
     with_actions = set()
     for model, model_admin in site._registry.items():

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
+from types import ModuleType
 from typing import Any
+
+import mongoengine
+import pymongo
+import pytest
+from django.conf import settings
+from pymongo import monitoring
 
 from payflow import clock
 from payflow.events import Event, EventType
 from payflow.ids import new_id
 from payflow.mongodb import collection
 from webhooks import fanout, secrets, sequencing, turns
-from webhooks.documents import Delivery, Subscription
+from webhooks.documents import Delivery, Subscription, WebhookEvent
 
 ALICE, BOB = "a" * 24, "b" * 24
 ALL = [event.value for event in EventType]
@@ -82,9 +90,22 @@ def tell(count: int = 1, **more: Any) -> None:
 
 
 def deliveries(subscription_id: str | None = None) -> list[dict[str, Any]]:
-    """Return deliveries in the order of their places; those without one first."""
+    """Return deliveries in the order of their places, each with what its event says."""
     query = {"subscription_id": subscription_id} if subscription_id else {}
-    return list(collection(Delivery).find(query).sort([("sequence", 1), ("_id", 1)]))
+    rows = list(collection(Delivery).find(query).sort([("sequence", 1), ("_id", 1)]))
+    payloads = {row["_id"]: row["payload"] for row in collection(WebhookEvent).find()}
+    return [
+        {
+            "attempts": [],
+            "attempt_count": 0,
+            "tries": 0,
+            **row,
+            "event_type": fanout.event_type_of(row["event_id"]),
+            "transaction_id": fanout.transaction_of(row["event_id"]),
+            "payload": payloads.get(row["event_id"]),
+        }
+        for row in rows
+    ]
 
 
 def only_delivery(subscription_id: str) -> dict[str, Any]:
@@ -94,8 +115,7 @@ def only_delivery(subscription_id: str) -> dict[str, Any]:
 
 def one_event(subscription_id: str) -> str:
     """Send a subscription a single event; return its delivery's id."""
-    row = subscription(subscription_id)
-    return fanout.send_test(subscription_id=subscription_id, user_id=row["user_id"])
+    return fanout.send_test(subscription_id=subscription_id)
 
 
 def place(subscription_id: str) -> None:
@@ -130,3 +150,35 @@ def work(subscription_id: str, *, turns_max: int = 100) -> None:
 def outcomes(row: dict[str, Any]) -> list[int | str]:
     """Return what came of each attempt: a status, or the word for what went wrong."""
     return [each["status_code"] or each["error"] for each in row["attempts"]]
+
+
+class Commands(monitoring.CommandListener):
+    """Counts what is sent to MongoDB while it listens."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def started(self, event: monitoring.CommandStartedEvent) -> None:
+        self.names.append(event.command_name)
+
+    def succeeded(self, event: object) -> None:
+        pass
+
+    def failed(self, event: object) -> None:
+        pass
+
+
+@contextmanager
+def counted(monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> Iterator[list[str]]:
+    """Have a module use a client that counts its commands."""
+    listener = Commands()
+    client: pymongo.MongoClient = pymongo.MongoClient(settings.MONGODB_URI, event_listeners=[listener])
+
+    def counting(
+        document: type[mongoengine.Document], *, lasting: bool = True
+    ) -> pymongo.collection.Collection:
+        return client[settings.MONGODB_DATABASE][document._get_collection_name()]
+
+    monkeypatch.setattr(module, "collection", counting)
+    yield listener.names
+    client.close()

@@ -44,7 +44,7 @@ def register(user_id: str) -> Subscription:
 
 
 def dead_letter(hook: Subscription, minutes: int = 0) -> str:
-    delivery_id = fanout.send_test(subscription_id=hook.id, user_id=hook.user_id)
+    delivery_id = fanout.send_test(subscription_id=hook.id)
     attempt = {
         "at": clock.now(),
         "status_code": 503,
@@ -110,7 +110,7 @@ def test_dead_letters_are_listed_by_when_they_died(
     staff: Client, hook: Subscription, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     early, late = dead_letter(hook, minutes=5), dead_letter(hook, minutes=1)
-    waiting = fanout.send_test(subscription_id=hook.id, user_id=hook.user_id)
+    waiting = fanout.send_test(subscription_id=hook.id)
     asked: list[tuple[Any, Any]] = []
     find_page = stored.NewestFirst._find_page
 
@@ -141,7 +141,7 @@ def test_a_delivery_tells_of_each_attempt(staff: Client, hook: Subscription) -> 
 
 def test_replays_what_is_marked_and_nothing_else(staff: Client, hook: Subscription) -> None:
     marked, other = dead_letter(hook), dead_letter(hook)
-    waiting = fanout.send_test(subscription_id=hook.id, user_id=hook.user_id)
+    waiting = fanout.send_test(subscription_id=hook.id)
     text = act(staff, DELIVERIES, "replay", marked, waiting, "dlv_nothing")
     assert "1 of 3 sent on their way again" in text
     status = {row["_id"]: row["status"] for row in collection(Delivery).find()}

@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 
-import mongoengine
-import pymongo
 import pytest
-from django.conf import settings
-from pymongo import monitoring
 from pymongo.collection import Collection
 from pymongo.errors import BulkWriteError
 
@@ -20,7 +14,7 @@ from payflow.errors import Transient
 from payflow.events import EventType
 from payflow.mongodb import collection
 from tests.webhooks import hooks
-from tests.webhooks.hooks import ALICE, BOB, LIFE, events_of, subscribe
+from tests.webhooks.hooks import ALICE, BOB, LIFE, counted, events_of, subscribe
 from webhooks import fanout, nudge, tasks, turns
 from webhooks.documents import Delivery
 
@@ -128,38 +122,6 @@ def test_what_was_not_confirmed_is_told_again(details: dict, monkeypatch: pytest
         hooks.tell()
 
 
-class Commands(monitoring.CommandListener):
-    """Counts what is sent to MongoDB while it listens."""
-
-    def __init__(self) -> None:
-        self.names: list[str] = []
-
-    def started(self, event: monitoring.CommandStartedEvent) -> None:
-        self.names.append(event.command_name)
-
-    def succeeded(self, event: object) -> None:
-        pass
-
-    def failed(self, event: object) -> None:
-        pass
-
-
-@contextmanager
-def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Have fan-out use a client that counts its commands."""
-    listener = Commands()
-    client: pymongo.MongoClient = pymongo.MongoClient(settings.MONGODB_URI, event_listeners=[listener])
-
-    def counting(
-        document: type[mongoengine.Document], *, lasting: bool = True
-    ) -> pymongo.collection.Collection:
-        return client[settings.MONGODB_DATABASE][document._get_collection_name()]
-
-    monkeypatch.setattr(fanout, "collection", counting)
-    yield listener.names
-    client.close()
-
-
 def test_without_listeners_a_batch_of_500_costs_one_indexed_query(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(50):
         subscribe(f"{number:024x}")
@@ -168,7 +130,7 @@ def test_without_listeners_a_batch_of_500_costs_one_indexed_query(monkeypatch: p
         for number in range(500)
         for event in events_of(sender=f"{10_000 + number:024x}", receiver=f"{20_000 + number:024x}")
     ]
-    with counted(monkeypatch) as commands:
+    with counted(monkeypatch, fanout) as commands:
         fanout.fan_out(told)
         assert commands == ["find"]
         fanout.fan_out([])
@@ -222,7 +184,7 @@ def test_a_turn_asks_for_an_endpoint_once_at_most(monkeypatch: pytest.MonkeyPatc
 
 def test_a_test_event_is_a_delivery_like_any_other() -> None:
     subscription_id = subscribe(events=["TRANSACTION_FAILED"])
-    delivery_id = fanout.send_test(subscription_id=subscription_id, user_id=ALICE)
+    delivery_id = fanout.send_test(subscription_id=subscription_id)
     row = hooks.only_delivery(subscription_id)
     assert (row["_id"], row["event_type"], row["status"]) == (delivery_id, "webhook.test", "PENDING")
     body = json.loads(row["payload"])

@@ -13,7 +13,7 @@ from payflow import clock
 from payflow.events import EventType
 from payflow.mongodb import collection
 from tests.webhooks import hooks
-from tests.webhooks.hooks import LIFE, events_of, subscribe
+from tests.webhooks.hooks import LIFE, counted, events_of, subscribe
 from webhooks import fanout, sequencing
 from webhooks.documents import Delivery, Subscription
 
@@ -79,10 +79,26 @@ def test_a_placer_that_stood_still_while_others_went_on_harms_nothing(
     an_hour_ago = clock.now() - timedelta(hours=1)
     fanout.fan_out(events_of("txn_early", [EventType.TRANSACTION_INITIATED], at=an_hour_ago))
     sequencing.place(subscription_id=subscription_id, limit=4)
-    monkeypatch.setattr(sequencing, "_unplaced", lambda *_: stale)
-    monkeypatch.setattr(sequencing, "last_sequence", lambda **_: 0)
+    assert not sequencing._number(stale, 1)
+    assert hooks.sequences(subscription_id) == [None] * 5 + [1, 2, 3, 4]
     sequencing.place(subscription_id=subscription_id, limit=500)
     assert hooks.sequences(subscription_id) == list(range(1, 10))
+
+
+def test_a_page_of_which_others_have_numbered_rows_leaves_no_gap() -> None:
+    """Any rows of it, by any number of others, as long as they were without a number when it was read."""
+    for pages in ([(0, 3)], [(0, 2), (1, 4)], [(2, 3)], [(0, 12)], [(1, 2), (0, 5)]):
+        subscription_id = subscribe()
+        hooks.tell(3)
+        rows = sequencing._unplaced(subscription_id, 500)
+        for begin, end in pages:
+            last = sequencing.last_sequence(subscription_id=subscription_id)
+            others = sequencing._unplaced(subscription_id, 500)[begin:end]
+            sequencing._number(others, last + 1)
+        sequencing._number(rows, 1)
+        hooks.place(subscription_id)
+        assert hooks.sequences(subscription_id) == list(range(1, 13))
+        collection(Subscription).delete_one({"_id": subscription_id})
 
 
 def test_one_that_died_half_way_is_followed_by_another(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,17 +106,28 @@ def test_one_that_died_half_way_is_followed_by_another(monkeypatch: pytest.Monke
         pass
 
     def die(point: str) -> None:
-        if hooks.sequences(subscription_id).count(None) == 5:
-            raise DiedError
+        raise DiedError
 
     subscription_id = subscribe()
     hooks.tell(3)
     with monkeypatch.context() as patch:
         patch.setattr(sequencing, "crash_point", die)
         with pytest.raises(DiedError):
-            hooks.place(subscription_id)
+            sequencing.place(subscription_id=subscription_id, limit=7)
+    assert hooks.sequences(subscription_id).count(None) == 5
     hooks.place(subscription_id)
     assert hooks.sequences(subscription_id) == list(range(1, 13))
+
+
+def test_a_page_is_numbered_by_one_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 500 commands a second, 12,000 deliveries would wait for half a minute."""
+    subscription_id = subscribe()
+    hooks.tell(25)
+    with counted(monkeypatch, sequencing) as commands:
+        assert sequencing.place(subscription_id=subscription_id, limit=500) == 100
+    assert commands.count("update") == 1
+    assert len(commands) < 10
+    assert hooks.sequences(subscription_id) == list(range(1, 101))
 
 
 def test_a_place_that_is_no_longer_kept_is_not_given_again() -> None:
@@ -138,13 +165,10 @@ def test_of_one_transaction_the_earlier_come_first_however_few_are_placed_at_onc
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(list(EventType))), max_size=20))
 def test_ordering_keeps_every_row_and_sorts_each_transaction(pairs: list[tuple[str, EventType]]) -> None:
-    rows = [
-        {"_id": str(n), "transaction_id": txn, "event_type": event.value}
-        for n, (txn, event) in enumerate(pairs)
-    ]
+    rows = [{"_id": str(n), "event_id": f"{txn}:{event.value}"} for n, (txn, event) in enumerate(pairs)]
     ordered = sequencing.in_order(rows)
     assert sorted(row["_id"] for row in ordered) == sorted(row["_id"] for row in rows)
-    assert [row["transaction_id"] for row in ordered] == [row["transaction_id"] for row in rows]
+    assert [row["event_id"][0] for row in ordered] == [row["event_id"][0] for row in rows]
     for txn in "abc":
-        ranks = [fanout.RANK[row["event_type"]] for row in ordered if row["transaction_id"] == txn]
+        ranks = [fanout.RANK[row["event_id"][2:]] for row in ordered if row["event_id"][0] == txn]
         assert ranks == sorted(ranks)

@@ -18,7 +18,7 @@ from payflow.ids import new_id
 from payflow.mongodb import collection
 from tests.webhooks import hooks
 from webhooks import secrets, selectors, services
-from webhooks.documents import Delivery, DeliveryStatus, Subscription
+from webhooks.documents import Delivery, DeliveryStatus, Subscription, WebhookEvent
 from webhooks.errors import DeliveryNotFound, DisabledByStaff, UrlRefused, WebhookLimit, WebhookNotFound
 
 URL = "http://127.0.0.1:9/hooks"
@@ -306,9 +306,10 @@ def test_somebody_elses_is_nowhere_to_be_found() -> None:
 def write_delivery(
     subscription: Subscription, *, status: str = "PENDING", sequence: int | None = None
 ) -> str:
+    event = WebhookEvent(id=new_id("evt"), position="0" * 14, payload="{}", kept_until=clock.now())
+    event.save(force_insert=True)
     delivery = Delivery(
-        id=new_id("dlv"), subscription_id=subscription.id, user_id=subscription.user_id,
-        event_id=new_id("evt"), event_type="webhook.test", payload="{}",
+        id=new_id("dlv"), subscription_id=subscription.id, event_id=event.id,
         created_at=clock.now(), status=status, sequence=sequence,
     )  # fmt: skip
     return delivery.save(force_insert=True).id

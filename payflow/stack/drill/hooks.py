@@ -32,6 +32,8 @@ SETTINGS = {
     "WEBHOOK_RETRY_SECONDS": ",".join(["0.5"] * 200),
     "WEBHOOK_CIRCUIT_SECONDS": "0.5",
     "WEBHOOK_SWEEP_EVERY_SECONDS": "1",
+    # So few that endpoints are held and released all the time.
+    "WEBHOOK_UNDELIVERED_PER_USER_MAX": "10",
 }
 _ENDS = {"COMPLETED": EventType.TRANSACTION_COMPLETED, "FAILED": EventType.TRANSACTION_FAILED}
 

@@ -77,7 +77,7 @@ class Command(BaseCommand):
             place = row.get("sequence") or "-"
             due = f", due {_time(row['next_attempt_at'])}" if row.get("next_attempt_at") else ""
             self.stdout.write(ascii_only(f"{row['_id']}  #{place}  {row['event_id']}  {row['status']}{due}"))
-            for attempt in row["attempts"]:
+            for attempt in row.get("attempts", ()):
                 self.stdout.write(ascii_only(f"    {_attempt(attempt)}"))
         self.stdout.write(f"{len(rows)} deliver{'y' if len(rows) == 1 else 'ies'}")
 
@@ -110,10 +110,10 @@ def _endpoint(row: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def _dead_letter(row: dict[str, Any]) -> tuple[Any, ...]:
-    last = row["attempts"][-1] if row["attempts"] else {}
+    last = (row.get("attempts") or [{}])[-1]
     died = _time(row.get("finished_at"))
     outcome = last.get("status_code") or last.get("error") or "-"
-    return row["_id"], row["subscription_id"], row["event_id"], died, row["attempt_count"], outcome
+    return row["_id"], row["subscription_id"], row["event_id"], died, row.get("attempt_count", 0), outcome
 
 
 def _attempt(attempt: dict[str, Any]) -> str:
