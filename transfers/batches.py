@@ -34,7 +34,7 @@ from transfers import parties, selectors, services, states
 from transfers.body import transaction_body
 from transfers.documents import Transaction, TransferBatch
 from transfers.errors import BatchUnfinished, ReferenceUsed
-from transfers.parties import Facts, TransferRequest
+from transfers.parties import Parties, Revealed, TransferRequest
 from transfers.services import Key
 from transfers.states import Status
 
@@ -65,11 +65,13 @@ def start_batch(
     wishes: Iterable[TransferRequest | Problem],
     key: Key | None,
     admit: Callable[[], None] = lambda: None,
+    reveal: Callable[[int], Revealed] = parties.reveal_all,
 ) -> StartedBatch:
     """Write down a batch and all its transactions, each INITIATED. No money has moved yet.
 
     A wish that is refused already is the problem that says why. Of a batch that is not a repeat `admit` is
-    called, to refuse it, before the wishes are read. Raises NotAuthenticated, IdempotencyKeyReused,
+    called, to refuse it, before the wishes are read; `reveal` says for how many of them a refusal may tell of
+    the receiver. Raises NotAuthenticated, IdempotencyKeyReused,
     PayloadTooLarge, Transient; after the last of these the batch may be written all the same, and after
     BatchUnfinished, one of them, it is.
     """
@@ -77,7 +79,7 @@ def start_batch(
     replayed = row is not None
     if row is None:
         admit()
-        row, replayed = _write_down(sender_id, list(wishes), key)
+        row, replayed = _write_down(sender_id, list(wishes), key, reveal)
     if "due_at" in row:
         try:
             row, transactions, is_ours = finish(row)
@@ -188,11 +190,22 @@ def _find_earlier(sender_id: str, key: Key | None) -> Row | None:
     return row
 
 
-def _write_down(sender_id: str, wishes: list[TransferRequest | Problem], key: Key | None) -> tuple[Row, bool]:
+def _write_down(
+    sender_id: str,
+    wishes: list[TransferRequest | Problem],
+    key: Key | None,
+    reveal: Callable[[int], Revealed],
+) -> tuple[Row, bool]:
     """Decide on each wish and write the batch down; return it, and whether somebody else was quicker."""
     batch_id, now = new_id("bat"), clock.now()
-    facts = parties.load(sender_id, [wish for wish in wishes if isinstance(wish, TransferRequest)])
-    items = list(_plan(wishes, facts))
+    requests = [wish for wish in wishes if isinstance(wish, TransferRequest)]
+    outcomes = parties.decide_all(
+        requests,
+        parties.load(sender_id, requests),
+        reveal=reveal,
+        paid_before=lambda: selectors.find_paid(sender_id=sender_id),
+    )
+    items = list(_plan(wishes, iter(outcomes)))
     refused = sum("problem" in item for item in items)
     row = {
         "_id": batch_id,
@@ -219,7 +232,9 @@ def _write_down(sender_id: str, wishes: list[TransferRequest | Problem], key: Ke
     return row, False
 
 
-def _plan(wishes: Iterable[TransferRequest | Problem], facts: Facts) -> Iterator[dict[str, Any]]:
+def _plan(
+    wishes: Iterable[TransferRequest | Problem], outcomes: Iterator[Parties | Refused]
+) -> Iterator[dict[str, Any]]:
     """Yield for each wish what its transaction is made from, or its problem. Pure.
 
     Of several that could be made under one reference the first is; the database knows about the others.
@@ -229,12 +244,11 @@ def _plan(wishes: Iterable[TransferRequest | Problem], facts: Facts) -> Iterator
         if not isinstance(wish, TransferRequest):
             yield {"problem": wish}
             continue
-        try:
-            sides = parties.decide(wish, facts)
-            if wish.reference is not None and wish.reference in references:
-                raise ReferenceUsed(wish.reference)
-        except Refused as error:
-            yield {"problem": as_part(error)}
+        sides = next(outcomes)
+        if isinstance(sides, Parties) and wish.reference is not None and wish.reference in references:
+            sides = ReferenceUsed(wish.reference)
+        if isinstance(sides, Refused):
+            yield {"problem": as_part(sides)}
             continue
         if wish.reference is not None:
             references.add(wish.reference)

@@ -6,13 +6,14 @@ most three queries; `decide` is pure and sees nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from django.conf import settings
 
 from accounts import selectors as accounts
-from payflow.errors import NotAuthenticated
+from payflow.errors import NotAuthenticated, Refused
 from transfers.errors import CurrencyMismatch, ReceiverNotFound, SelfTransfer
 from wallets import selectors as wallets
 from wallets import services as wallet_services
@@ -68,7 +69,8 @@ def load(sender_id: str, requests: Iterable[TransferRequest]) -> Facts:
     ids_by_email = accounts.find_active_ids_by_email(emails=emails) if emails else {}
     receivers = [(receiver_of(request, ids_by_email), request.currency) for request in requests]
     sides = {(id_, currency) for id_, currency in receivers if id_ is not None and id_ != sender_id}
-    sides |= {(sender_id, currency) for _, currency in sides}
+    # Also where no receiver is known: what is wrong with the sender's own wallet is said first.
+    sides |= {(sender_id, request.currency) for request in requests}
     if not sides:
         return Facts(ids_by_email, frozenset(), {})
     user_ids, currencies = map(set, zip(*sides, strict=True))
@@ -97,22 +99,100 @@ def decide(request: TransferRequest, facts: Facts) -> Parties:
 
     Raises SelfTransfer, ReceiverNotFound, CurrencyMismatch, WalletClosed.
     """
-    field = "receiver_id" if request.receiver_id is not None else "receiver_email"
-    receiver_id = receiver_of(request, facts.ids_by_email)
-    if receiver_id == request.sender_id:
-        raise SelfTransfer("Sender and receiver must be two different users.", field=field)
+    return _with_receiver(request, facts, _own_wallet(request, facts))
+
+
+def _own_wallet(request: TransferRequest, facts: Facts) -> WalletRow:
+    """Return the sender's wallet. What is refused here says nothing of the receiver."""
+    if receiver_of(request, facts.ids_by_email) == request.sender_id:
+        raise SelfTransfer("Sender and receiver must be two different users.", field=_field(request))
     own = facts.wallets.get((request.sender_id, request.currency))
+    if own is None:
+        raise CurrencyMismatch(f"You have no {request.currency} wallet.", field="currency")
+    if not _takes_money(own):
+        raise WalletClosed("Your wallet is frozen or closed; no money can move in or out.")
+    return own
+
+
+def _with_receiver(request: TransferRequest, facts: Facts, own: WalletRow) -> Parties:
+    receiver_id = receiver_of(request, facts.ids_by_email)
     other = facts.wallets.get((receiver_id, request.currency)) if receiver_id else None
     if receiver_id is None or not (_takes_money(other) or receiver_id in facts.active):
-        raise ReceiverNotFound("Nobody who can receive money is known by this.", field=field)
-    if own is None or other is None:
-        whose = "You have" if own is None else "The receiver has"
-        raise CurrencyMismatch(f"{whose} no {request.currency} wallet.", field="currency")
-    for wallet, whose in ((own, "Your"), (other, "The receiver's")):
-        if not _takes_money(wallet):
-            raise WalletClosed(f"{whose} wallet is frozen or closed; no money can move in or out.")
+        raise ReceiverNotFound("Nobody who can receive money is known by this.", field=_field(request))
+    if other is None:
+        raise CurrencyMismatch(f"The receiver has no {request.currency} wallet.", field="currency")
+    if not _takes_money(other):
+        raise WalletClosed("The receiver's wallet is frozen or closed; no money can move in or out.")
     return Parties(receiver_id, own.id, other.id)
+
+
+def _field(request: TransferRequest) -> str:
+    return "receiver_id" if request.receiver_id is not None else "receiver_email"
 
 
 def _takes_money(wallet: WalletRow | None) -> bool:
     return wallet is not None and wallets.is_active(wallet)
+
+
+@dataclass(frozen=True, slots=True)
+class Revealed:
+    """How many refusals may tell of a receiver, how many more could, and what is said instead."""
+
+    granted: int
+    left: int
+    refusal: Refused
+
+
+def reveal_all(count: int) -> Revealed:
+    """Answer everything: for callers that nobody asks from outside."""
+    return Revealed(count, sys.maxsize, Refused("This is not limited."))
+
+
+def decide_all(
+    requests: Sequence[TransferRequest],
+    facts: Facts,
+    *,
+    reveal: Callable[[int], Revealed],
+    paid_before: Callable[[], Collection[str]],
+) -> list[Parties | Refused]:
+    """Return for each request of one sender who takes part, or why it is refused.
+
+    A refusal that tells of a receiver answers "is there such a user?", and so does a transfer to somebody new.
+    Each different receiver of such a refusal counts, and `reveal` says how many may be told. From where no more
+    may, in the order of the requests, a receiver who has not been paid before is refused, whether there is such
+    a user or not. Raises what `reveal` and `paid_before` do.
+    """
+    decided = [_decide(request, facts) for request in requests]
+    telling = {_name(request) for request, (_, tells) in zip(requests, decided, strict=True) if tells}
+    told = reveal(len(telling))
+    if told.granted == len(telling) and told.left > 0:
+        return [outcome for outcome, _ in decided]
+    known, budget, named = paid_before(), told.granted, set[str]()
+    outcomes: list[Parties | Refused] = []
+    for request, (outcome, tells) in zip(requests, decided, strict=True):
+        name, is_new = _name(request), _name(request) not in named
+        if tells and is_new and budget > 0:
+            budget -= 1
+            named.add(name)
+            is_new = False
+        tells_nothing = isinstance(outcome, Refused) and not tells
+        has_been_paid = isinstance(outcome, Parties) and outcome.receiver_id in known
+        may_tell = tells_nothing or has_been_paid or not is_new or (budget > 0 and not tells)
+        outcomes.append(outcome if may_tell else told.refusal)
+    return outcomes
+
+
+def _decide(request: TransferRequest, facts: Facts) -> tuple[Parties | Refused, bool]:
+    """Return the outcome, and whether it is a refusal that tells of the receiver."""
+    try:
+        own = _own_wallet(request, facts)
+    except Refused as error:
+        return error, False
+    try:
+        return _with_receiver(request, facts, own), False
+    except Refused as error:
+        return error, True
+
+
+def _name(request: TransferRequest) -> str:
+    return request.receiver_id or request.receiver_email or ""

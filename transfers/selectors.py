@@ -17,6 +17,8 @@ from transfers.documents import Notice, Transaction, TransferBatch
 from transfers.states import TERMINAL, Status
 
 QUERY_TIME_MS_MAX = 2_000
+# Beyond a limit, whom a user has paid is known from so many of their newest transfers.
+PAID_LOOKED_AT_MAX = 1_000
 # A time that is none would make no age; the audit names such a batch.
 _UNFINISHED = {"due_at": {"$exists": True}, "created_at": {"$type": "date"}}
 
@@ -121,6 +123,13 @@ def find_batch_by_key(*, sender_id: str, key: str) -> dict[str, Any] | None:
     """Return the batch that an idempotency key of this sender has started."""
     with unavailable_is_transient():
         return collection(TransferBatch).find_one({"sender_id": sender_id, "idempotency_key": _indexed(key)})
+
+
+def find_paid(*, sender_id: str, limit: int = PAID_LOOKED_AT_MAX) -> set[str]:
+    """Return whom a user has paid, or has tried to pay, in their newest transfers. Raises Transient."""
+    with unavailable_is_transient():
+        rows = collection(Transaction).find({"sender_id": sender_id}, {"receiver_id": 1}).sort("_id", -1)
+        return {row["receiver_id"] for row in rows.limit(limit).max_time_ms(QUERY_TIME_MS_MAX)}
 
 
 def find_stalled_batches(*, now: datetime, limit: int) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -11,13 +11,13 @@ from django.conf import settings
 from pymongo.errors import DuplicateKeyError
 
 from payflow import clock, correlation
-from payflow.errors import IdempotencyKeyReused
+from payflow.errors import IdempotencyKeyReused, Refused
 from payflow.ids import new_id
 from payflow.mongodb import collection, unavailable_is_transient
 from transfers import parties, selectors
 from transfers.documents import Transaction
 from transfers.errors import ReferenceUsed
-from transfers.parties import Parties, TransferRequest
+from transfers.parties import Parties, Revealed, TransferRequest, reveal_all
 from transfers.states import Status
 
 IN_DOUBT = (
@@ -42,15 +42,23 @@ class Key:
     fingerprint: str
 
 
-def start_transaction(*, request: TransferRequest, key: Key | None) -> Started:
+def start_transaction(
+    *, request: TransferRequest, key: Key | None, reveal: Callable[[int], Revealed] = reveal_all
+) -> Started:
     """Write a transaction down as INITIATED. No money has moved yet; the caller starts the saga.
 
-    Raises NotAuthenticated, SelfTransfer, ReceiverNotFound, CurrencyMismatch, WalletClosed, ReferenceUsed,
-    IdempotencyKeyReused, Transient.
+    `reveal` says whether a refusal may tell of the receiver. Raises what it refuses with, NotAuthenticated,
+    SelfTransfer, ReceiverNotFound, CurrencyMismatch, WalletClosed, ReferenceUsed, IdempotencyKeyReused,
+    Transient.
     """
     if key and (earlier := _find_earlier(request.sender_id, key)):
         return earlier
-    sides = parties.decide(request, parties.load(request.sender_id, [request]))
+    facts = parties.load(request.sender_id, [request])
+    (sides,) = parties.decide_all(
+        [request], facts, reveal=reveal, paid_before=lambda: selectors.find_paid(sender_id=request.sender_id)
+    )
+    if isinstance(sides, Refused):
+        raise sides
     row = {
         **initiated(
             transaction_id=new_id("txn"),

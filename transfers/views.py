@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -27,7 +28,7 @@ from payflow.errors import Transient
 from transfers import batches, inbox, issuing, schema, selectors, services, states, tasks
 from transfers.body import as_initiated, transaction_body
 from transfers.errors import BatchNotFound, NotSettled, TransactionNotFound
-from transfers.parties import TransferRequest
+from transfers.parties import Revealed, TransferRequest
 from transfers.receipts import Reader
 from transfers.selectors import Direction
 from transfers.serializers import StartBatch, StartTransaction
@@ -52,6 +53,7 @@ class TransactionViewSet(ApiViewSet):
 
     authentication_classes = (WalletGuardedAuthentication,)
     limits = {"create": "transactions"}
+    watched_limits = {"create": "unknown_receivers"}
     lasting_keys = frozenset({"create"})
 
     def is_known(self, request: Request, key: str) -> bool:
@@ -65,7 +67,7 @@ class TransactionViewSet(ApiViewSet):
         wanted.is_valid(raise_exception=True)
         asked = _transfer_request(request.user.id, wanted.validated_data)
         digest = services.Key(key, idempotency.fingerprint(_named(asked))) if key else None
-        started = services.start_transaction(request=asked, key=digest)
+        started = services.start_transaction(request=asked, key=digest, reveal=_revealing(request))
         if not started.replayed:
             _set_going([started.row["_id"]])
         headers = {idempotency.REPLAYED_HEADER: "true"} if started.replayed else {}
@@ -111,6 +113,7 @@ class TransferBatchViewSet(ApiViewSet):
 
     scopes = {"create": Scope.TRANSACTIONS_WRITE, "retrieve": Scope.TRANSACTIONS_READ}
     limits = {"create": "transactions"}
+    watched_limits = {"create": "unknown_receivers"}
     lasting_keys = frozenset({"create"})
 
     def is_known(self, request: Request, key: str) -> bool:
@@ -130,6 +133,7 @@ class TransferBatchViewSet(ApiViewSet):
             wishes=(_wish(sender_id, transfer) for transfer in transfers),
             key=digest,
             admit=lambda: limits.count_in(request, "batched", len(transfers)),
+            reveal=_revealing(request),
         )
         if started.is_ours and started.transactions:
             _set_going([transaction["_id"] for transaction in started.transactions])
@@ -155,6 +159,11 @@ def _find_visible(request: Request, transaction_id: str) -> tuple[dict[str, Any]
     if row and request.user.may(MAY_VIEW_ALL):
         return row, Reader.STAFF
     raise TransactionNotFound("There is no such transaction.")
+
+
+def _revealing(request: Request) -> Callable[[int], Revealed]:
+    """Return what counts receivers that cannot be paid against their limit, which is the caller's own."""
+    return lambda count: Revealed(*limits.count_part(request, limits.UNKNOWN_RECEIVERS, count))
 
 
 def _wish(sender_id: str, transfer: Any) -> TransferRequest | dict[str, Any]:

@@ -17,8 +17,9 @@ from payflow import redisdb
 # Counting and expiring are one step: a key without an end would refuse for ever. What does not fit is not
 # counted, so that what fits still passes.
 _COUNT = """
-local counts, cost = {}, tonumber(ARGV[#ARGV])
+local counts = {}
 for i, key in ipairs(KEYS) do
+  local cost = tonumber(ARGV[2 * #KEYS + i])
   counts[i] = (redis.call('GET', key) or 0) + cost
   if counts[i] <= tonumber(ARGV[#KEYS + i]) then
     redis.call('INCRBY', key, cost)
@@ -41,12 +42,12 @@ class Counters(BaseCache):
         self._noted.append((key, timeout))
         return True
 
-    def count_noted(self, cost: int, limits: Sequence[int]) -> list[int]:
-        """Add `cost`, at least 1, for each noted key; return the counts in their order. Raises Transient.
+    def count_noted(self, costs: Sequence[int], limits: Sequence[int]) -> list[int]:
+        """Add its cost for each noted key; return the counts in their order. Raises Transient.
 
-        A count above its limit is what it would have been: it was not added to.
+        A count above its limit is what it would have been: it was not added to. A cost of 0 only looks.
         """
         noted, self._noted = self._noted, []
         keys, ends = [key for key, _ in noted], [end for _, end in noted]
         with redisdb.unavailable_is_transient():
-            return cast("list[int]", redisdb.client().eval(_COUNT, len(keys), *keys, *ends, *limits, cost))
+            return cast("list[int]", redisdb.client().eval(_COUNT, len(keys), *keys, *ends, *limits, *costs))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 import time
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
     from rest_framework.views import APIView
 
 GLOBAL, AUTH, AUTH_EMAIL = "global", "auth", "auth_email"
+UNKNOWN_RECEIVERS = "unknown_receivers"
+# What a limit counts, where that is not requests.
+COUNTED = {UNKNOWN_RECEIVERS: "receivers that cannot be paid may be named (limit unknown_receivers)"}
 SHUT_WITHOUT_REDIS = frozenset({AUTH, AUTH_EMAIL})
 # Machines of our own ask these, often all from one address.
 UNCOUNTED = re.compile(r"/(health|health/live|health/ready|metrics|static/.*)", re.DOTALL)
@@ -94,7 +98,8 @@ class GroupLimits(BaseThrottle):
         group = getattr(view, "limits", {}).get(getattr(view, "action", None))
         if group:
             limits.append(Limit(group, who))
-        count(request._request, limits)
+        watched = getattr(view, "watched_limits", {}).get(getattr(view, "action", None))
+        count(request._request, limits, watched=[Limit(watched, who)] if watched else [])
         # Afterwards: who is refused already shuts nobody else out.
         if getattr(view, "action", None) in getattr(view, "naming_emails", ()):
             count(request._request, _named(request.data.get("email")))
@@ -139,25 +144,32 @@ class LimitsMiddleware:
         return None
 
 
-def count(request: HttpRequest, limits: Sequence[Limit], cost: int = 1) -> None:
+def count(
+    request: HttpRequest, limits: Sequence[Limit], cost: int = 1, *, watched: Sequence[Limit] = ()
+) -> None:
     """Count a request as `cost` in each of its limits, and keep its tightest on it.
 
-    Raises RateLimited when one is used up, and Transient when Redis does not answer and one of the groups
-    stays shut without it.
+    What is only watched is looked up in the same round trip, for `count_part`. Raises RateLimited when one is
+    used up, and Transient when Redis does not answer and one of the groups stays shut without it.
     """
     earlier: Usage | None = getattr(request, "rate_usage", None)
     request.rate_usage = earlier
     if UNCOUNTED.fullmatch(request.path):
         return
     limits = [limit for limit in limits if settings.RATE_LIMITS[limit.group]]
-    if not limits:
+    watched = [limit for limit in watched if settings.RATE_LIMITS[limit.group]]
+    if not limits and not watched:
         return
     try:
-        usages = _count(request, limits, cost)
+        usages = _count(request, [*limits, *watched], [cost] * len(limits) + [0] * len(watched))
     except Transient:
         if SHUT_WITHOUT_REDIS.isdisjoint(limit.group for limit in limits):
             return
         raise
+    request.watched_usages = {usage.group: usage for usage in usages[len(limits) :]}
+    del usages[len(limits) :]
+    if not usages:
+        return
     seen = [*usages, earlier] if earlier else usages
     tightest = min(seen, key=lambda usage: (usage.remaining, -usage.reset_seconds))
     request.rate_usage = tightest
@@ -199,7 +211,36 @@ def count_in(request: Request, group: str, cost: int) -> None:
     count(request._request, [Limit(group, who_of(request))], cost)
 
 
-def _count(request: HttpRequest, limits: Sequence[Limit], cost: int) -> list[Usage]:
+class Part(NamedTuple):
+    """How much of a cost was counted, how much more would be, and what the rest is refused with."""
+
+    counted: int
+    left: int
+    refusal: Refused
+
+
+def count_part(request: Request, group: str, cost: int) -> Part:
+    """Count in a watched group as much of a cost as fits: all of it where it is off, or without Redis."""
+    every = Part(cost, sys.maxsize, RateLimited("This is not limited."))
+    usage: Usage | None = getattr(request._request, "watched_usages", {}).get(group)
+    if usage is None:
+        return every
+    fits = cost
+    while fits > 0:
+        try:
+            (usage,) = _count(request._request, [Limit(group, who_of(request))], [fits])
+        except Transient:
+            return every
+        if not usage.is_exceeded:
+            break
+        fits = max(0, min(usage.remaining, fits - 1))
+    left = usage.remaining if fits or not cost else 0
+    if not left:
+        metrics.RATE_LIMITED.labels(group).inc()
+    return Part(fits, max(0, left), _refusal(usage))
+
+
+def _count(request: HttpRequest, limits: Sequence[Limit], costs: Sequence[int]) -> list[Usage]:
     redisdb.ensure_not_spared()
     found = [
         get_usage(
@@ -211,18 +252,19 @@ def _count(request: HttpRequest, limits: Sequence[Limit], cost: int) -> list[Usa
         )
         for limit in limits
     ]
-    counts = caches[settings.RATELIMIT_USE_CACHE].count_noted(cost, [usage["limit"] for usage in found])
+    counts = caches[settings.RATELIMIT_USE_CACHE].count_noted(costs, [usage["limit"] for usage in found])
     # The window's last second belongs to it.
     return [
         Usage(limit.group, usage["limit"], counted, cost, usage["time_left"] + 1)
-        for limit, usage, counted in zip(limits, found, counts, strict=True)
+        for limit, usage, counted, cost in zip(limits, found, counts, costs, strict=True)
     ]
 
 
 def _refusal(usage: Usage) -> RateLimited:
     seconds = settings.RATE_LIMITS[usage.group].seconds
+    what = COUNTED.get(usage.group, "such requests are allowed")
     error = RateLimited(
-        f"At most {usage.limit} such requests are allowed in {seconds} seconds."
+        f"At most {usage.limit} {what} in {seconds} seconds."
         f" Wait {usage.reset_seconds} seconds, then try again."
     )
     error.headers = {"Retry-After": str(usage.reset_seconds)}

@@ -31,6 +31,10 @@ RATE_LIMITS = rates.read_rates(
             "RATE_LIMIT_BATCHED",
             env.str("RATE_LIMIT_BATCHED", default=_usually("6000/m", "1200000/m")),
         ),
+        "unknown_receivers": (
+            "RATE_LIMIT_UNKNOWN_RECEIVERS",
+            env.str("RATE_LIMIT_UNKNOWN_RECEIVERS", default=_usually("30/h", "100000/h")),
+        ),
         "deposits": (
             "RATE_LIMIT_DEPOSITS",
             env.str("RATE_LIMIT_DEPOSITS", default=_usually("120/m", "120000/m")),
@@ -48,6 +52,9 @@ if IS_PRODUCTION:
         {
             "RATE_LIMIT_AUTH is off: anyone could try passwords": not RATE_LIMITS["auth"],
             "RATE_LIMIT_AUTH_EMAIL is off: anyone could try one's password": not RATE_LIMITS["auth_email"],
+            "RATE_LIMIT_UNKNOWN_RECEIVERS is off: anyone could try who has an account": not RATE_LIMITS[
+                "unknown_receivers"
+            ],
             **{
                 f"RATE_LIMIT_{group.upper()} allows more than {most} attempts a day": (
                     (rate := RATE_LIMITS[group]) is not None and rate.per_day > most
