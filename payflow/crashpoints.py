@@ -68,6 +68,8 @@ POINTS = (
     "tasks.ended",
     # E-mails: written down, marked before the server gets one, and accepted by it.
     "notices.written",
+    "notices.digest_written",
+    "notices.digested",
     "notices.sending",
     "notices.handed_over",
     "notices.accepted",

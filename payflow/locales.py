@@ -11,7 +11,7 @@ from decimal import Decimal
 
 from babel import Locale, UnknownLocaleError
 from babel.dates import format_datetime
-from babel.numbers import format_currency
+from babel.numbers import format_currency, format_decimal
 
 from payflow.money import EXPONENTS
 
@@ -46,6 +46,11 @@ def amount_text(minor: int, currency: str, locale: str) -> str:
     text = format_currency(amount, currency, locale=locale, decimal_quantization=False)
     # Unicode TR 35, part 3, 4.2: a code of letters before digits is set off; babel leaves that out.
     return _CODE_BEFORE_DIGITS.sub("\N{NO-BREAK SPACE}", text)
+
+
+def number_text(number: int, locale: str) -> str:
+    """Return a whole number with its groups set apart: 5131 is `5.131` in de_DE."""
+    return format_decimal(number, locale=locale)
 
 
 def time_text(moment: datetime, locale: str) -> str:

@@ -24,13 +24,14 @@ class Kind(StrEnum):
     FAILED = "TRANSFER_FAILED"
     WEBHOOK_DISABLED = "WEBHOOK_DISABLED"
     WEBHOOK_HELD = "WEBHOOK_HELD"
+    DIGEST = "TRANSFER_DIGEST"
 
 
 class NoticeStatus(StrEnum):
     """Where a notice stands.
 
     SENDING: the server may be given it at any moment. UNKNOWN: it was, perhaps, and nobody heard the answer.
-    SKIPPED: the recipient wants no mails or cannot be found.
+    SKIPPED: the recipient wants no mails or cannot be found. DIGESTED: it is part of a digest instead.
     """
 
     PENDING = "PENDING"
@@ -39,6 +40,7 @@ class NoticeStatus(StrEnum):
     FAILED = "FAILED"
     UNKNOWN = "UNKNOWN"
     SKIPPED = "SKIPPED"
+    DIGESTED = "DIGESTED"
 
 
 class Transaction(Document):
@@ -166,10 +168,17 @@ class Notice(Document):
     id = StringField(primary_key=True)
     kind = StringField(required=True)
     user_id = StringField(required=True)
+    # Who caused it, for turns: the transfer's sender, else the recipient.
+    sender_id = StringField()
     event_id = StringField(required=True)
     # What it tells of: a transaction, or facts of their own about what may be gone when it is sent.
     transaction_id = StringField()
     facts = DictField()
+    # Of a transfer, for the sums of a digest.
+    amount_minor = LongField()
+    currency = StringField()
+    # The digest that it is part of.
+    digest_id = StringField()
     status = StringField(required=True)
     # Each: {at, result, reason}; the newest ones.
     attempts = ListField(DictField())
@@ -186,6 +195,24 @@ class Notice(Document):
         "indexes": [
             # The work list. Sparse: what has ended is not in it.
             {"fields": ["next_attempt_at"], "sparse": True},
+            # The work list by turns. Only what is to be sent is in them.
+            {
+                "fields": ["sender_id", "next_attempt_at"],
+                "name": "due_by_sender",
+                "partialFilterExpression": {"status": "PENDING"},
+            },
+            {
+                "fields": ["user_id", "next_attempt_at"],
+                "name": "due_by_recipient",
+                "partialFilterExpression": {"status": "PENDING"},
+            },
+            # How many mails somebody has got in an hour.
+            {
+                "fields": ["user_id", "finished_at"],
+                "partialFilterExpression": {"status": {"$in": ["SENT", "UNKNOWN"]}},
+            },
+            # What a digest is about. Sparse: most are in none.
+            {"fields": ["digest_id"], "sparse": True},
             # What staff look up: one user's.
             {"fields": ["user_id", "-id"]},
             # And what went wrong: only that.

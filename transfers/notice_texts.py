@@ -6,14 +6,16 @@ its own element: it makes no header, no mark-up and no sentence of ours.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from django.conf import settings
 from django.template.loader import render_to_string
 
 from payflow import text
-from payflow.locales import amount_text, time_text
+from payflow.locales import amount_text, number_text, time_text
+from transfers.digests import Line
 from transfers.documents import Kind
 
 TEXT_LENGTH_MAX = 255
@@ -95,6 +97,41 @@ def held_letter(facts: Mapping[str, Any], *, locale: str, unsubscribe_url: str) 
         _about_webhook(facts, locale),
     )
     return _letter(content, unsubscribe_url)
+
+
+def digest_letter(
+    facts: Mapping[str, Any], lines: Sequence[Line], *, locale: str, unsubscribe_url: str
+) -> Letter:
+    """Return the mail about an hour's transfers that got none of their own."""
+    total = sum(line.count for line in lines)
+    content = _Content(
+        f"{_transfers(total, locale)} in one hour",
+        [
+            "There were too many for an e-mail about each, so this one is about all that got none.",
+            "Your list of transactions shows each of them.",
+        ],
+        [
+            *((title, _sums(kind, lines, locale)) for kind, title in _DIGEST_TITLES.items()),
+            ("From", time_text(facts["since"], locale)),
+            ("Until", time_text(facts["until"], locale)),
+            ("All of them", f"GET {settings.PUBLIC_URL}/transactions"),
+        ],
+    )
+    return _letter(replace(content, facts=[(k, v) for k, v in content.facts if v]), unsubscribe_url)
+
+
+_DIGEST_TITLES = {Kind.RECEIVED: "Received", Kind.SENT: "Sent", Kind.FAILED: "Failed"}
+
+
+def _sums(kind: Kind, lines: Sequence[Line], locale: str) -> str:
+    of_kind = [line for line in lines if line.kind is kind]
+    amounts = (amount_text(line.amount_minor, line.currency, locale) for line in of_kind)
+    count = sum(line.count for line in of_kind)
+    return f"{_transfers(count, locale)}: {', '.join(amounts)}" if count else ""
+
+
+def _transfers(count: int, locale: str) -> str:
+    return f"{number_text(count, locale)} transfer{'' if count == 1 else 's'}"
 
 
 def _about_webhook(facts: Mapping[str, Any], locale: str) -> list[tuple[str, str]]:

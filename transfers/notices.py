@@ -32,7 +32,7 @@ from webhooks import backlog
 
 REMOVED_MAX = 1_000
 REMOVING_ROUNDS_MAX = 20
-_FACTS = ("status", "sender_id", "receiver_id", "notices_due_at")
+_FACTS = ("status", "sender_id", "receiver_id", "notices_due_at", "amount_minor", "currency")
 Row = dict[str, Any]
 
 
@@ -78,8 +78,10 @@ def _rows_of(transaction: Row) -> list[Row]:
     is_made = transaction["status"] == Status.COMPLETED
     event_type = EventType.TRANSACTION_COMPLETED if is_made else EventType.TRANSACTION_FAILED
     event = Event(transaction["_id"], event_type, transaction["notices_due_at"], {})
+    about = {"transaction_id": event.transaction_id}
+    about |= {name: transaction[name] for name in ("sender_id", "amount_minor", "currency")}
     return [
-        _row(kind, user_id, event.id, event.created_at, transaction_id=event.transaction_id)
+        _row(kind, user_id, event.id, event.created_at, **about)
         for kind, user_id in recipients_of(transaction)
     ]
 
@@ -92,7 +94,15 @@ def write_down_disabled(
         kind = Kind.WEBHOOK_HELD if reason == backlog.HELD else Kind.WEBHOOK_DISABLED
         event_id = f"{subscription_id}:disabled:{clock.epoch_ms(since)}"
         facts = {"subscription_id": subscription_id, "url": url, "reason": reason, "since": since}
-        _insert([_row(kind, user_id, event_id, since, facts=facts)], lasting=True)
+        _insert([_row(kind, user_id, event_id, since, facts=facts, sender_id=user_id)], lasting=True)
+
+
+def digest_row(user_id: str, hour: datetime, *, due_at: datetime) -> Row:
+    """Return the one notice about all that was too much for a user in an hour, as it begins."""
+    event_id = f"{user_id}:digest:{clock.epoch_ms(hour)}"
+    facts = {"since": hour, "until": clock.after(hour, 3_600)}
+    more = {"facts": facts, "sender_id": user_id, "next_attempt_at": due_at}
+    return _row(Kind.DIGEST, user_id, event_id, hour, **more)
 
 
 def _row(kind: Kind, user_id: str, event_id: str, at: datetime, **more: Any) -> Row:

@@ -157,10 +157,10 @@ def decide_all(
 ) -> list[Parties | Refused]:
     """Return for each request of one sender who takes part, or why it is refused.
 
-    A refusal that tells of a receiver answers "is there such a user?", and so does a transfer to somebody new.
-    Each different receiver of such a refusal counts, and `reveal` says how many may be told. From where no more
-    may, in the order of the requests, a receiver who has not been paid before is refused, whether there is such
-    a user or not. Raises what `reveal` and `paid_before` do.
+    A refusal that tells of a receiver answers "is there such a user?", and so does a transfer to somebody
+    new. Each different receiver of such a refusal counts, and `reveal` says how many may be told. From where
+    no more may, in the order of the requests, a receiver who has not been paid before is refused, whether
+    there is such a user or not. Raises what `reveal` and `paid_before` do.
     """
     decided = [_decide(request, facts) for request in requests]
     telling = {_name(request) for request, (_, tells) in zip(requests, decided, strict=True) if tells}

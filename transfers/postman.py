@@ -39,14 +39,17 @@ from payflow.locales import known_locale
 from payflow.mongodb import collection, unavailable_is_transient
 from payflow.smtp import OutcomeUnknown, subject_text
 from payflow.text import is_email
-from transfers import inbox, notices, selectors
+from transfers import digests, inbox, notice_queue, notices, selectors
 from transfers.documents import Kind, Notice, NoticeStatus
-from transfers.notice_texts import Letter, disabled_letter, held_letter, transfer_letter
+from transfers.notice_texts import Letter, digest_letter, disabled_letter, held_letter, transfer_letter
 from transfers.notices import Row
 from transfers.selectors import log_ids
 
 logger = logging.getLogger(__name__)
 ATTEMPTS_KEPT_MAX = 40
+# Transactions whose notices a tick writes down at once, and how often.
+WRITTEN_MAX = 500
+WRITTEN_PAGES_MAX = 20
 EXPIRED_MAX = 1_000
 # Of so many mails a process that dies may know alone that they were accepted, for about so long: that is
 # written down together.
@@ -108,10 +111,15 @@ def send_due(*, is_stopping: Callable[[], bool] = lambda: False) -> dict[str, in
         # A slow machine sends fewer mails, not the same ones at others' cost.
         share_seconds = settings.NOTIFICATIONS_SHARE_MAX * settings.NOTIFICATIONS_EVERY_SECONDS
         enough = time.monotonic() + min(share_seconds, settings.NOTIFICATIONS_TICK_SECONDS_MAX)
-        while rows := _claim(claim := uuid4().hex) or _claim_new(claim):
+        _write_down(is_stopping)
+        while rows := _claim(claim := uuid4().hex):
             sent_before = done[NoticeStatus.SENT.value]
-            _send_all(rows, claim, done, is_stopping)
-            is_going_well = done[NoticeStatus.SENT.value] > sent_before
+            mailed = digests.take_out_too_many(rows, claim)
+            digested = len(rows) - len(mailed)
+            done[NoticeStatus.DIGESTED.value] += digested
+            if mailed:
+                _send_all(mailed, claim, done, is_stopping)
+            is_going_well = digested or done[NoticeStatus.SENT.value] > sent_before
             if not is_going_well or time.monotonic() > enough or is_stopping() or _is_rush():
                 break
     finally:
@@ -166,25 +174,24 @@ def _give_up_on_the_dead() -> int:
 
 
 def _claim(claim: str) -> list[Row]:
-    """Take what is due, the longest overdue first, from everybody else for NOTIFICATIONS_CLAIM_SECONDS."""
+    """Take what is due and whose turn it is from everybody else for NOTIFICATIONS_CLAIM_SECONDS."""
     now, found = clock.now(), collection(Notice)
     due = {"status": NoticeStatus.PENDING.value, "next_attempt_at": {"$lte": now}}
     until = clock.after(now, settings.NOTIFICATIONS_CLAIM_SECONDS)
+    ids = {"_id": {"$in": notice_queue.next_due(now=now, limit=settings.NOTIFICATIONS_BATCH_MAX)}}
+    if not ids["_id"]["$in"]:
+        return []
     with unavailable_is_transient():
-        listed = (
-            found.find(due, {"_id": 1}).sort("next_attempt_at", 1).limit(settings.NOTIFICATIONS_BATCH_MAX)
-        )
-        ids = {"_id": {"$in": [row["_id"] for row in listed]}}
-        if not ids["_id"]["$in"]:
-            return []
         found.update_many({**ids, **due}, {"$set": {"claim": claim, "next_attempt_at": until}})
         return list(found.find({**ids, "claim": claim, "status": NoticeStatus.PENDING.value}))
 
 
-def _claim_new(claim: str) -> list[Row]:
-    """Write down what has not been, no more than is sent next, and take it."""
-    written = notices.write_down(transactions_max=settings.NOTIFICATIONS_BATCH_MAX)
-    return _claim(claim) if written else []
+def _write_down(is_stopping: Callable[[], bool]) -> None:
+    """Write down what has not been: only what is written has its turn. In a rush only the first of it."""
+    for _ in range(WRITTEN_PAGES_MAX):
+        written = notices.write_down(transactions_max=WRITTEN_MAX)
+        if written < WRITTEN_MAX or is_stopping() or _is_rush():
+            break
 
 
 def _send_all(rows: list[Row], claim: str, done: Counter[str], is_stopping: Callable[[], bool]) -> None:
@@ -353,7 +360,14 @@ def _message(row: Row, facts: Facts, connection: Any) -> EmailMultiAlternatives 
     if not is_email(user.email):
         raise UnusableAddress
     way_out = unsubscribe_url(user_id=row["user_id"])
-    letter = _letter(row, facts, known_locale(user.locale or ""), way_out)
+    locale = known_locale(user.locale or "")
+    if row["kind"] == Kind.DIGEST:
+        lines = digests.lines_of(row["_id"])
+        if not lines:
+            return None
+        letter = digest_letter(row["facts"], lines, locale=locale, unsubscribe_url=way_out)
+    else:
+        letter = _letter(row, facts, locale, way_out)
     domain = parseaddr(settings.DEFAULT_FROM_EMAIL)[1].rpartition("@")[2] or "localhost"
     message = EmailMultiAlternatives(
         subject_text(letter.subject),

@@ -200,11 +200,17 @@ def find_notice(*, notice_id: str) -> dict[str, Any] | None:
 
 
 def report_notices() -> Report:
-    """Say how long the e-mail that is due longest has waited. Reads one row of each sparse work list."""
+    """Say for how long an e-mail has been due and none has been handled, whosoever's.
+
+    One user's many mails do not count, as long as mails are handled. Reads one row of each sparse list.
+    """
     if not settings.NOTIFICATIONS_ENABLED:
         return Report(is_well=True, facts={"status": "off"})
     oldest = [_first_due(Notice, "next_attempt_at"), _first_due(Transaction, "notices_due_at")]
-    overdue_seconds = max((clock.now() - at).total_seconds() if at else 0.0 for at in oldest)
+    handled_at = _last_handled()
+    now = clock.now()
+    waiting_since = [max(at, handled_at or at) for at in oldest if at]
+    overdue_seconds = (now - min(waiting_since, default=now)).total_seconds()
     is_well = overdue_seconds < settings.NOTIFICATIONS_OVERDUE_SECONDS_MAX
     facts = {"status": "up" if is_well else "behind", "overdue_seconds": round(max(0.0, overdue_seconds), 3)}
     return Report(is_well, facts)
@@ -215,6 +221,13 @@ def _first_due(document: type[Notice | Transaction], field: str) -> datetime | N
         found = collection(document).find({field: {"$exists": True}}, {field: 1}).sort(field, 1)
         rows = list(found.limit(1).max_time_ms(QUERY_TIME_MS_MAX))
     return rows[0][field] if rows else None
+
+
+def _last_handled() -> datetime | None:
+    with unavailable_is_transient():
+        found = collection(Notice).find({"finished_at": {"$exists": True}}, {"finished_at": 1})
+        rows = list(found.sort("finished_at", -1).limit(1).max_time_ms(QUERY_TIME_MS_MAX))
+    return rows[0]["finished_at"] if rows else None
 
 
 def report_saga() -> Report:

@@ -46,6 +46,8 @@ NOTIFICATIONS_SHARE_MAX = env.float("NOTIFICATIONS_SHARE_MAX", default=0.25)
 NOTIFICATIONS_TICK_SECONDS_MAX = env.float("NOTIFICATIONS_TICK_SECONDS_MAX", default=20.0)
 # Whoever has taken a mail and not said what became of it after so long has died.
 NOTIFICATIONS_CLAIM_SECONDS = env.float("NOTIFICATIONS_CLAIM_SECONDS", default=120.0)
+# Of a recipient in an hour about transfers; beyond that one digest is sent.
+NOTIFICATIONS_PER_HOUR_MAX = env.int("NOTIFICATIONS_PER_HOUR_MAX", default=20)
 NOTIFICATIONS_ATTEMPTS_MAX = env.int("NOTIFICATIONS_ATTEMPTS_MAX", default=8)
 # /health says "degraded" when a mail has been due for longer.
 NOTIFICATIONS_OVERDUE_SECONDS_MAX = env.float("NOTIFICATIONS_OVERDUE_SECONDS_MAX", default=900.0)
@@ -55,6 +57,7 @@ safety.refuse_out_of_range(
     [
         ("EMAIL_TIMEOUT_SECONDS", EMAIL_TIMEOUT, 0.1, 60),
         ("NOTIFICATIONS_BATCH_MAX", NOTIFICATIONS_BATCH_MAX, 1, 1_000),
+        ("NOTIFICATIONS_PER_HOUR_MAX", NOTIFICATIONS_PER_HOUR_MAX, 1, 10_000),
         ("NOTIFICATIONS_SHARE_MAX", NOTIFICATIONS_SHARE_MAX, 0, 1),
         ("NOTIFICATIONS_ATTEMPTS_MAX", NOTIFICATIONS_ATTEMPTS_MAX, 1, 20),
         ("NOTIFICATIONS_RETENTION_DAYS", NOTIFICATIONS_RETENTION_DAYS, 1, inf),
