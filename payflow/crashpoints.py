@@ -90,6 +90,8 @@ POINTS = (
     "recovery.claimed",
     "recovery.driven",
 )
+# Those that a drill does not pass: it must send mails all the time, and these come when there are too many.
+RARE = frozenset({"notices.digest_written", "notices.digested"})
 
 
 class Action(StrEnum):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from payflow.errors import StorageFull
 from webhooks import refill, selectors, sequencing
 from webhooks.documents import Subscription
 
@@ -19,7 +20,12 @@ def read_events(*, subscription: Subscription, after: int, limit: int) -> list[d
     rows = selectors.list_events(subscription_id=subscription.id, after=after, limit=limit)
     if len(rows) == limit or subscription.held_since is None:
         return rows
-    if not sequencing.place(subscription_id=subscription.id, limit=PLACES_MAX):
-        refill.take_over(subscription_id=subscription.id, limit=limit)
-        sequencing.place(subscription_id=subscription.id, limit=PLACES_MAX)
+    try:
+        if not sequencing.place(subscription_id=subscription.id, limit=PLACES_MAX):
+            refill.take_over(subscription_id=subscription.id, limit=limit)
+            sequencing.place(subscription_id=subscription.id, limit=PLACES_MAX)
+    except StorageFull:
+        # Reading goes on; an empty page would say that there is nothing more.
+        if not rows:
+            raise
     return selectors.list_events(subscription_id=subscription.id, after=after, limit=limit)

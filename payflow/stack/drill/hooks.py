@@ -34,6 +34,8 @@ SETTINGS = {
     "WEBHOOK_SWEEP_EVERY_SECONDS": "1",
     # So few that endpoints are held and released all the time.
     "WEBHOOK_UNDELIVERED_PER_USER_MAX": "10",
+    # Mails go on as long as the drill, and none goes into a digest.
+    "NOTIFICATIONS_PER_HOUR_MAX": "10000",
 }
 _ENDS = {"COMPLETED": EventType.TRANSACTION_COMPLETED, "FAILED": EventType.TRANSACTION_FAILED}
 

@@ -8,10 +8,11 @@ from collections import Counter
 from random import Random
 
 from payflow import crashpoints
-from payflow.crashpoints import POINTS, Action, Hit
+from payflow.crashpoints import Action, Hit
 from payflow.stack.drill.watch import Watch
 from payflow.stack.stack import Stack
 
+POINTS = [point for point in crashpoints.POINTS if point not in crashpoints.RARE]
 ARMED_MAX = 4
 # A point that nobody has reached for so long makes room for another, if one waits, and has its turn later.
 PATIENCE_SECONDS = 6.0
