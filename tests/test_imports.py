@@ -51,7 +51,7 @@ RANK = {
 SUBJECT_RANK = 2
 SUBJECTS_BELOW_SELECTORS = {
     "ledger": frozenset({"chain", "keys", "reading", "verification"}),
-    "transfers": frozenset({"states"}),
+    "transfers": frozenset({"states", "inbox"}),
 }
 BANNED_NAMES = frozenset({"utils", "util", "helpers", "helper", "common", "misc"})
 REFERENCE_FIELDS = frozenset(

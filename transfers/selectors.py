@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -10,9 +11,10 @@ from typing import Any
 from django.conf import settings
 
 from payflow import clock
+from payflow.errors import Transient
 from payflow.health import Report
 from payflow.mongodb import collection, unavailable_is_transient
-from transfers import states
+from transfers import inbox, states
 from transfers.documents import Notice, Transaction, TransferBatch
 from transfers.states import TERMINAL, Status
 
@@ -233,21 +235,35 @@ def _last_handled() -> datetime | None:
 def report_saga() -> Report:
     """Say how long the oldest transaction or batch that has not ended has been under way.
 
-    It grows with no worker, and with a batch that cannot be finished. Reads the oldest few of the sparse list
-    that recovery works on, however many transactions there are; of batches all that are unfinished, which
-    are few unless something is wrong with them.
+    It grows with no worker, and with a batch that cannot be finished. What only waits, in a line that moves,
+    is no fault: somebody asks for more than is made at once. Reads the oldest few of the sparse list that
+    recovery works on, however many transactions there are; of batches all that are unfinished, which are few
+    unless something is wrong with them.
     """
     query = {"due_at": {"$exists": True}, "status": {"$nin": sorted(states.TERMINAL)}}
     with unavailable_is_transient():
-        cursor = collection(Transaction).find(query, {"initiated_at": 1}).sort("due_at", 1)
-        begun = [row["initiated_at"] for row in cursor.limit(1).max_time_ms(QUERY_TIME_MS_MAX)]
+        cursor = collection(Transaction).find(query, {"initiated_at": 1, "attempts": 1}).sort("due_at", 1)
+        oldest = list(cursor.limit(1).max_time_ms(QUERY_TIME_MS_MAX))
         batches = collection(TransferBatch).find(_UNFINISHED, {"created_at": 1}).sort("created_at", 1)
-        begun += [row["created_at"] for row in batches.limit(1).max_time_ms(QUERY_TIME_MS_MAX)]
-    age_seconds = (clock.now() - min(begun)).total_seconds() if begun else 0.0
-    is_well = age_seconds < settings.SAGA_QUEUE_AGE_SECONDS_MAX
+        unfinished = [row["created_at"] for row in batches.limit(1).max_time_ms(QUERY_TIME_MS_MAX)]
+    now = clock.now()
+    ages = [(now - row["initiated_at"]).total_seconds() for row in oldest]
+    batch_ages = [(now - created_at).total_seconds() for created_at in unfinished]
+    too_old = [age >= settings.SAGA_QUEUE_AGE_SECONDS_MAX for age in (*ages, *batch_ages)]
+    is_well = not any(too_old) or (not any(too_old[len(ages) :]) and _only_waits(oldest[0]))
+    age_seconds = max([*ages, *batch_ages], default=0.0)
     return Report(
         is_well, {"status": "up" if is_well else "stalled", "queue_age_seconds": round(age_seconds, 3)}
     )
+
+
+def _only_waits(transaction: dict[str, Any]) -> bool:
+    """Say whether what is under way longest waits for its turn, in a line from which workers take."""
+    if states.tries_of(transaction):
+        return False
+    with suppress(Transient):
+        return inbox.is_moving()
+    return False
 
 
 def _indexed(key: str) -> dict[str, str]:

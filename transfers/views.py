@@ -136,7 +136,7 @@ class TransferBatchViewSet(ApiViewSet):
             reveal=_revealing(request),
         )
         if started.is_ours and started.transactions:
-            _set_going([transaction["_id"] for transaction in started.transactions])
+            _set_going([transaction["_id"] for transaction in started.transactions], batched=True)
         headers = {idempotency.REPLAYED_HEADER: "true"} if started.replayed else {}
         headers["Location"] = f"/transactions/batch/{started.row['_id']}"
         return Response(batches.batch_body(started.row, started.transactions), status=201, headers=headers)
@@ -192,12 +192,12 @@ def _named(asked: TransferRequest) -> dict[str, Any]:
     return named if asked.reference is not None else {k: v for k, v in named.items() if k != "reference"}
 
 
-def _set_going(transaction_ids: list[str]) -> None:
+def _set_going(transaction_ids: list[str], *, batched: bool = False) -> None:
     """Put transactions into the inbox, and start a chain if nobody has. Redis may be down: they are written
     down already, and recovery starts them later."""
     crash_point("start.inserted")
     try:
-        was_empty = inbox.push(transaction_ids)
+        was_empty = inbox.push(transaction_ids, batched=batched)
         crash_point("start.pushed")
         if was_empty:
             tasks.start_saga()

@@ -58,6 +58,7 @@ def _number(rows: list[Row], first: int) -> bool:
         UpdateOne(
             {"_id": row["_id"], "sequence": None, "status": DeliveryStatus.PENDING.value},
             {"$set": {"sequence": Int64(first + position), "next_attempt_at": now}},
+            hint="_id_",  # planning each would cost more than doing it
         )
         for position, row in enumerate(rows)
     ]

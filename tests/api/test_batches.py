@@ -169,7 +169,7 @@ def test_a_batch_holds_one_to_a_thousand_transfers_in_their_order(anna: Party, b
         (f"{1 + n % 7}.{n % 100:02}", f"r{n}") for n in range(size)
     ]
     assert [row["_id"] for row in facts()["transactions"]] == [t["id"] for t in found] == ids(response)
-    assert redisdb.client().lrange("payflow:inbox", 0, -1) == ids(response)
+    assert redisdb.client().lrange("payflow:inbox:batched", 0, -1) == ids(response)
 
 
 def test_a_batch_may_be_longer_than_other_bodies_and_no_longer_than_its_own_limit(
@@ -249,7 +249,7 @@ def test_a_batch_of_which_nothing_is_good_is_answered_like_the_others(anna: Part
     assert summary(anna, response.json()["id"])["finished"] is True
     assert summary(anna, response.json()["id"])["amounts"] == {}
     assert facts()["transactions"] == []
-    assert redisdb.client().llen("payflow:inbox") == 0
+    assert redisdb.client().llen("payflow:inbox:batched") == 0
 
 
 def test_wallets_decide_for_each_transfer(anna: Party, bob: Party, stranger: Party, staff: Party) -> None:

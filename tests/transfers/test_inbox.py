@@ -9,7 +9,7 @@ from payflow import clock, redisdb
 from payflow.errors import Transient
 from payflow.mongodb import collection
 from tests.transfers import world
-from transfers import inbox, saga, tasks
+from transfers import inbox, saga, selectors, tasks
 from transfers.documents import Transaction
 from transfers.states import Status
 
@@ -171,3 +171,84 @@ def test_without_the_inbox_recovery_does_what_it_can(alice: str, bob: str, redis
     with pytest.raises(Transient):  # it cannot tell of it
         tasks.recover()
     assert world.status_of(due) is Status.DEBITED
+
+
+# --- Batches wait in a line of their own --------------------------------------------------------------------
+
+
+def test_a_payment_does_not_wait_behind_what_others_have_asked_for_in_batches() -> None:
+    inbox.push([f"txn_batched_{number}" for number in range(2_000)], batched=True)
+    assert inbox.push(["txn_single"])
+    taken, more = inbox.pop(100)
+    assert "txn_single" in taken
+    assert (len(taken), more, inbox.count()) == (100, True, 1_901)
+
+
+def test_batches_have_a_part_of_every_step_however_many_single_ones_wait() -> None:
+    inbox.push([f"txn_{number}" for number in range(1_000)])
+    inbox.push([f"txn_batched_{number}" for number in range(1_000)], batched=True)
+    taken, _ = inbox.pop(100)
+    assert sum("batched" in id_ for id_ in taken) == 25
+    assert len(set(taken)) == 100
+
+
+def test_all_of_both_lines_is_taken_in_their_order() -> None:
+    single = [f"txn_{number:03}" for number in range(70)]
+    batched = [f"txn_batched_{number:03}" for number in range(70)]
+    inbox.push(single)
+    inbox.push(batched, batched=True)
+    taken: list[str] = []
+    more = True
+    while more:
+        some, more = inbox.pop(30)
+        taken += some
+    assert [id_ for id_ in taken if "batched" in id_] == batched
+    assert [id_ for id_ in taken if "batched" not in id_] == single
+    assert inbox.pop(30) == ([], False)
+
+
+def test_a_line_of_batches_that_does_not_move_gets_a_chain(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[bool] = []
+    monkeypatch.setattr(tasks, "start_saga", lambda: started.append(True))
+    inbox.push(["txn_1"], batched=True)
+    tasks.recover()
+    world.a_tick_passes()
+    inbox.push([waiting_since(1)])
+    tasks.recover()
+    assert started == [True]
+
+
+def test_the_line_that_has_waited_longer_says_what_is_stalled(alice: str, bob: str) -> None:
+    waiting = begun(alice, bob, 30)
+    inbox.push([waiting_since(1)])
+    inbox.push([waiting_since(35)], batched=True)
+    world.saw_in_inbox(5.1, f"{waiting_since(6)}|{waiting_since(40)}")
+    tasks.recover()
+    assert world.status_of(waiting) is Status.INITIATED
+
+
+def test_much_that_waits_in_a_line_that_moves_is_nobodys_alarm(alice: str, bob: str) -> None:
+    """Thirty thousand transfers of a few senders take longer than half a minute."""
+    waiting = begun(alice, bob, 90)
+    inbox.push([waiting], batched=True)
+    world.saw_in_inbox(0.1, f"|{waiting_since(90)}")
+    world.saw_in_inbox(2.1, f"|{waiting_since(95)}")
+    assert selectors.report_saga().is_well
+    # Nobody takes any.
+    redisdb.client().delete(inbox.LOOKS_KEY)
+    world.saw_in_inbox(0.1, f"|{waiting_since(90)}")
+    world.saw_in_inbox(2.1, redisdb.client().lindex(inbox.LOOKS_KEY, 0).partition(" ")[2])
+    assert not selectors.report_saga().is_well
+    # Nobody looks.
+    redisdb.client().delete(inbox.LOOKS_KEY)
+    world.saw_in_inbox(60, f"|{waiting_since(90)}")
+    world.saw_in_inbox(62, f"|{waiting_since(95)}")
+    assert not selectors.report_saga().is_well
+
+
+def test_what_recovery_has_tried_in_vain_is_an_alarm_whatever_moves(alice: str, bob: str) -> None:
+    stuck = begun(alice, bob, 90)
+    collection(Transaction).update_one({"_id": stuck}, {"$set": {"attempts": 3}})
+    world.saw_in_inbox(0.1, waiting_since(90))
+    world.saw_in_inbox(2.1, waiting_since(95))
+    assert not selectors.report_saga().is_well
