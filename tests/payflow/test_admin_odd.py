@@ -73,7 +73,7 @@ def world() -> None:
         saga.credit([transaction["_id"]])
         saga.complete([transaction["_id"]])
     hook, _ = webhooks.create_subscription(user_id=alice, url="http://127.0.0.1:9/", events=["DEBIT_FAILED"])
-    fanout.send_test(subscription_id=hook.id, user_id=alice)
+    fanout.send_test(subscription_id=hook.id)
     notices.write_down(transactions_max=5)
     mint(UserFactory())
 
