@@ -22,12 +22,13 @@ from celery.signals import (
 )
 from django.conf import settings
 
-from payflow import correlation, duplicates, mongodb
+from payflow import broker_transport, correlation, duplicates, mongodb
 from payflow.crashpoints import crash_point
 from payflow.pausing import PausingTask
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "payflow.settings")
 
+broker_transport.use()
 app = Celery("payflow", task_cls=PausingTask)
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()

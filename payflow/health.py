@@ -23,7 +23,12 @@ from django.conf import settings
 from payflow import duties, generation, mongodb, redisdb, storage
 from payflow.errors import Transient
 
-DEPENDENCIES: dict[str, Callable[[], None]] = {"mongodb": mongodb.ping, "redis": redisdb.ping}
+# Whoever asks waits a second at most.
+PING_SECONDS_MAX = 0.5
+DEPENDENCIES: dict[str, Callable[[], None]] = {
+    "mongodb": lambda: mongodb.ping(PING_SECONDS_MAX),
+    "redis": lambda: redisdb.ping(PING_SECONDS_MAX),
+}
 # Without Redis reading and moving money go on: the truth is in MongoDB.
 NEEDED_TO_SERVE = ("mongodb",)
 

@@ -18,6 +18,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, cast
@@ -25,7 +26,7 @@ from typing import Any, cast
 from django.conf import settings
 from rest_framework.request import Request
 
-from payflow import generation, leases, redisdb, sealed
+from payflow import circuits, generation, leases, redisdb, sealed
 from payflow.canonical import canonical_json
 from payflow.errors import IdempotencyInProgress, IdempotencyKeyReused, Refused, Transient
 from payflow.ids import new_id
@@ -123,23 +124,25 @@ class Claim:
     def end(self, answer: Answer | None, *, is_kept_elsewhere: bool = False) -> None:
         """Store the answer if the claim still holds, or free the key for the next try where there is none.
 
-        Redis may be gone by now. The answer is right all the same, and the claim ends by itself. Only where
-        the key is kept elsewhere, too, is a Redis that failed just now spared the question.
+        Redis may be gone by now. The answer is right all the same, and the claim ends by itself. Unless the
+        key is kept elsewhere, too, Redis is asked even while it counts as away.
         """
         leases.let_go(self.token)
-        if is_kept_elsewhere and redisdb.is_spared():
-            return
         try:
-            if answer is None:
-                _run(_RELEASE, [self.slot], self.token)
-                return
-            if not (is_kept_elsewhere and answer.is_success):
-                # No copy of the database that was made before this may stand beside this answer.
-                generation.advance()
-            if not self._store(answer):
-                logger.warning("an idempotency key was lost before its answer could be stored")
+            with nullcontext() if is_kept_elsewhere else circuits.insisting():
+                self._end(answer, is_kept_elsewhere=is_kept_elsewhere)
         except Transient:
             logger.warning("the end of an idempotency key was not stored")
+
+    def _end(self, answer: Answer | None, *, is_kept_elsewhere: bool) -> None:
+        if answer is None:
+            _run(_RELEASE, [self.slot], self.token)
+            return
+        if not (is_kept_elsewhere and answer.is_success):
+            # No copy of the database that was made before this may stand beside this answer.
+            generation.advance()
+        if not self._store(answer):
+            logger.warning("an idempotency key was lost before its answer could be stored")
 
     def _store(self, answer: Answer) -> bool:
         text = json.dumps([answer.status, dict(answer.headers)]).encode() + b"\n" + answer.body

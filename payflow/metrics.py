@@ -98,6 +98,23 @@ IDEMPOTENCY = Counter(
     " unguarded (without Redis).",
     ["outcome"],
 )
+SERVER_AWAY = Gauge(
+    "payflow_server_away",
+    "1: MongoDB or Redis counts as away, as the process that found out last sees it.",
+    ["server"],
+    multiprocess_mode="mostrecent",
+)
+SERVER_REFUSED = Counter(
+    "payflow_server_refused",
+    "Errands of requests that were not begun: the server counts as away, or the request's budget is spent.",
+    ["server"],
+)
+SERVER_SECONDS = Histogram(
+    "payflow_server_seconds",
+    "How long a request waited for a server in all.",
+    ["server"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0),
+)
 RATE_LIMITED = Counter(
     "payflow_rate_limited", "Requests that a rate limit refused, by group of endpoints.", ["group"]
 )

@@ -1,5 +1,6 @@
 """The one way to MongoDB for mongoengine's documents, and how its failures are told apart.
 
+Every client is a `Client`, also Django's (payflow/mongodb_backend), and keeps to a request's budget.
 Every client writes with `w=majority, j=true`: what was acknowledged is on disk.
 """
 
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import mongoengine
+import pymongo
 from django.conf import settings
 from django.utils.module_loading import autodiscover_modules
 from pymongo import WriteConcern
@@ -17,6 +19,7 @@ from pymongo.collection import Collection
 from pymongo.errors import (
     AutoReconnect,
     BulkWriteError,
+    ConnectionFailure,
     ExecutionTimeout,
     NetworkTimeout,
     PyMongoError,
@@ -24,14 +27,57 @@ from pymongo.errors import (
 )
 from pymongo.errors import ServerSelectionTimeoutError as SelectionTimeout
 
-from payflow import storage
+from payflow import circuits, storage
 from payflow.errors import Transient
 
 Row = TypeVar("Row", bound=Mapping[str, Any])
 UNAVAILABLE = (AutoReconnect, NetworkTimeout, SelectionTimeout, ExecutionTimeout, WTimeoutError)
+_UNSENT = "operation would exceed time limit"
 DUPLICATE_KEY_CODE = 11_000
 # A single server acknowledges before its journal is on disk; a replica set still waits for its majority.
 UNJOURNALED = WriteConcern(w="majority", j=False)
+
+
+class MongoAway(circuits.ServerAway, SelectionTimeout):
+    """A request is refused: MongoDB counts as away, or its budget is spent. Nothing was written."""
+
+
+def ping(seconds: float | None = None) -> None:
+    """Raise Transient unless MongoDB answers in time, or within `seconds`."""
+    try:
+        with pymongo.timeout(seconds or settings.MONGODB_TIMEOUT_MS / 1_000):
+            mongoengine.get_db().command("ping")
+    except PyMongoError as error:
+        raise Transient("The database is not answering.") from error
+
+
+SERVER = circuits.Server(
+    name="mongodb",
+    ping=ping,
+    budget_seconds=lambda: settings.MONGODB_TIMEOUT_MS / 1_000,
+    pause_seconds=lambda: settings.MONGODB_AWAY_SECONDS,
+    refusal=lambda: MongoAway("MongoDB is not answering."),
+    # A query that the server itself ended as too slow is no sign that it is away.
+    failures=(ConnectionFailure,),
+)
+
+
+class Client(pymongo.MongoClient):
+    """Counts what a request waits for MongoDB, and refuses it at once where MongoDB counts as away."""
+
+    def _retry_internal(self, *args: Any, **named: Any) -> Any:
+        """Everything that pymongo sends for its callers passes here, each with all its retries."""
+        with SERVER.errand() as left:
+            if left is None:
+                return super()._retry_internal(*args, **named)
+            try:
+                with pymongo.timeout(left):
+                    return super()._retry_internal(*args, **named)
+            except ExecutionTimeout as error:
+                # pymongo has sent nothing, because by its measurements the answer would come too late.
+                if _UNSENT in str(error) and left > SERVER.budget_seconds() / circuits.PING_SHARE:
+                    SERVER.failed()
+                raise
 
 
 def connect() -> None:
@@ -40,6 +86,7 @@ def connect() -> None:
         db=settings.MONGODB_DATABASE,
         host=settings.MONGODB_URI,
         alias="default",
+        mongo_client_class=Client,
         connect=False,
         tz_aware=True,
         uuidRepresentation="standard",
@@ -51,6 +98,7 @@ def reconnect() -> None:
     """Drop what a forked child inherited and register a connection of its own."""
     mongoengine.disconnect_all()
     connect()
+    SERVER.answers()
 
 
 def collection(document: type[mongoengine.Document], *, lasting: bool = True) -> Collection:
@@ -99,11 +147,3 @@ def insert_missing(target: Collection, rows: Sequence[Row]) -> list[Row]:
             raise Transient("The database could not confirm a write. Try again shortly.") from error
         return [rows[fault["index"]] for fault in faults]
     return []
-
-
-def ping() -> None:
-    """Raise Transient unless MongoDB answers."""
-    try:
-        mongoengine.get_db().command("ping")
-    except PyMongoError as error:
-        raise Transient("The database is not answering.") from error

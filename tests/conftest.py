@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import hypothesis
 import mongoengine
@@ -15,6 +17,7 @@ from pytest_django import DjangoDbBlocker
 from accounts import sessions
 from payflow import leases, mongodb, redisdb
 from payflow.api import limits
+from payflow.stack.drill.proxy import Proxy, Upstream
 from payflow.stack.embedded import free_port
 from webhooks import backlog
 
@@ -41,7 +44,8 @@ def _database(django_test_environment: None, django_db_blocker: DjangoDbBlocker)
 @pytest.fixture(autouse=True)
 def _empty(_database: None) -> None:
     redisdb.client().flushdb()
-    redisdb._silent_since = float("-inf")
+    redisdb.SERVER.answers()
+    mongodb.SERVER.answers()
     limits._spent.clear()
     leases._held.clear()
     backlog._credits.clear()
@@ -63,3 +67,37 @@ def redis_down(settings: LazySettings) -> Iterator[None]:
     # In this order: a thread that renews leases may ask for a client at any moment.
     settings.REDIS_URL = url
     redisdb.client.cache_clear()
+
+
+@pytest.fixture
+def redis_proxy(settings: LazySettings) -> Iterator[Proxy]:
+    """Between this process and Redis; not the broker."""
+    url = settings.REDIS_URL
+    parts = urlsplit(url)
+    with Proxy((parts.hostname or "", parts.port or 6379)) as proxy:
+        settings.REDIS_URL = parts._replace(netloc=f"127.0.0.1:{proxy.port}").geturl()
+        redisdb.client.cache_clear()
+        yield proxy
+        settings.REDIS_URL = url
+        redisdb.client.cache_clear()
+    redisdb.SERVER.answers()
+
+
+@pytest.fixture
+def mongodb_proxy(settings: LazySettings) -> Iterator[Proxy]:
+    """Between mongoengine and MongoDB; Django's own connection goes past it."""
+    uri = settings.MONGODB_URI
+    with Proxy(_upstream(uri)) as proxy:
+        settings.MONGODB_URI = f"mongodb://127.0.0.1:{proxy.port}/?directConnection=true&journal=true"
+        mongodb.reconnect()
+        yield proxy
+        settings.MONGODB_URI = uri
+        mongodb.reconnect()
+    mongodb.SERVER.answers()
+
+
+def _upstream(uri: str) -> Upstream:
+    parts = urlsplit(uri)
+    if (path := unquote(parts.netloc)).endswith(".sock"):
+        return Path(path)
+    return parts.hostname or "", parts.port or 27017

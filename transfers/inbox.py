@@ -76,9 +76,8 @@ class _Look:
 def push(transaction_ids: list[str], *, batched: bool = False) -> bool:
     """Add ids; say whether their line was empty before, so that somebody must start a saga.
 
-    Raises Transient when Redis does not answer, or did not just now: one wait for it is enough.
+    Raises Transient when Redis does not answer.
     """
-    redisdb.ensure_not_spared()
     with redisdb.unavailable_is_transient():
         key = BATCHED_KEY if batched else KEY
         return redisdb.client().rpush(key, *transaction_ids) == len(transaction_ids)

@@ -16,7 +16,7 @@ from rest_framework import viewsets
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from payflow import generation, idempotency, metrics, redisdb
+from payflow import generation, idempotency, metrics
 from payflow.api.queries import ReadsQuery
 from payflow.crashpoints import crash_point
 from payflow.errors import IdempotencyInProgress, IdempotencyKeyReused, Transient
@@ -92,7 +92,6 @@ class IdempotentViewSet(ReadsQuery, viewsets.ViewSet):
         """Claim the key, or end the request here."""
         asked = idempotency.asked_by(request, key)
         try:
-            redisdb.ensure_not_spared()
             found = idempotency.claim(asked, holds=lambda answer: self._holds(request, key, answer))
         except Transient:
             if self.action not in self.lasting_keys:

@@ -25,7 +25,7 @@ from django_ratelimit.core import get_usage
 from rest_framework.request import Request
 from rest_framework.throttling import BaseThrottle
 
-from payflow import metrics, redisdb
+from payflow import metrics
 from payflow.api import problems
 from payflow.api.addresses import client_network
 from payflow.api.middleware import HTML_PREFIX
@@ -241,7 +241,6 @@ def count_part(request: Request, group: str, cost: int) -> Part:
 
 
 def _count(request: HttpRequest, limits: Sequence[Limit], costs: Sequence[int]) -> list[Usage]:
-    redisdb.ensure_not_spared()
     found = [
         get_usage(
             request,

@@ -14,6 +14,8 @@ from typing import TypeVar
 from django.conf import settings
 from rest_framework.request import Request
 
+from payflow import circuits
+
 HEADER = "Preference-Applied"
 _WAIT = re.compile(r"wait\s*=\s*\"?([0-9]{1,9})\"?", re.ASCII | re.IGNORECASE)
 _POLL_SECONDS_MIN = 0.01
@@ -40,17 +42,22 @@ def wait_for(
 ) -> tuple[Value, bool]:
     """Read until `is_done` or `seconds` have passed; return the last value and whether this waited at all.
 
-    Where there is no place to wait, that is `first`, and nothing is read.
+    Where there is no place to wait, that is `first`, and nothing is read. Each read has a budget of its own.
     """
     if not _places.acquire(blocking=False):
         return first, False
     try:
         deadline, pause = time.monotonic() + seconds, _POLL_SECONDS_MIN
-        value = read()
+        value = _read(read)
         while not is_done(value) and time.monotonic() < deadline:
             time.sleep(min(pause, max(0.0, deadline - time.monotonic())))
             pause = min(pause * 1.3, _POLL_SECONDS_MAX)
-            value = read()
+            value = _read(read)
         return value, True
     finally:
         _places.release()
+
+
+def _read(read: Callable[[], Value]) -> Value:
+    with circuits.request_budgets():
+        return read()

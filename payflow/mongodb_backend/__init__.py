@@ -1,1 +1,1 @@
-"""Django's database backend for MongoDB, with migrations that may be repeated after they died half-way."""
+"""Django's database backend for MongoDB, with our client and with migrations that may be repeated."""

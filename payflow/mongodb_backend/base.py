@@ -1,4 +1,4 @@
-"""The backend: django-mongodb-backend, but for the editor of the schema.
+"""The backend: django-mongodb-backend, but for its client and the editor of the schema.
 
 A migration is several commands and no transaction. Where one of them fails, the migration is not recorded and
 begins again at its first command, which has been carried out already. MongoDB itself leaves an index alone
@@ -12,6 +12,8 @@ from typing import Any
 from django_mongodb_backend.base import DatabaseWrapper as MongoWrapper
 from django_mongodb_backend.schema import DatabaseSchemaEditor as MongoSchemaEditor
 from pymongo.errors import CollectionInvalid, OperationFailure
+
+from payflow.mongodb import Client
 
 NAMESPACE_EXISTS_CODE = 48
 
@@ -48,3 +50,9 @@ class DatabaseWrapper(MongoWrapper):
     """The connection that settings.DATABASES names."""
 
     SchemaEditorClass = SchemaEditor
+
+    def get_new_connection(self, conn_params: dict[str, Any]) -> Client:
+        """Return this process's client; it is a pool of connections, so all threads share it."""
+        if self.alias not in self._connection_pools:
+            self._connection_pools.setdefault(self.alias, Client(**conn_params, driver=self._driver_info()))
+        return self._connection_pools[self.alias]

@@ -167,8 +167,8 @@ safety.refuse_out_of_range([("STORAGE_FREE_MIN_MB", STORAGE_FREE_MIN_MB, 64, 1_0
 # The embedded servers' folders; none where MongoDB is another server, which knows its own figures.
 STORAGE_FOLDERS = (DATA_DIR / "mongo", DATA_DIR / "redis") if mongo_uri(DATA_DIR) == MONGODB_URI else ()
 MONGODB_DATABASE = env.str("MONGODB_DATABASE", default="payflow")
-# One operation, finding the server and retries included. The Procfile gives the web processes less, because
-# a client waits there.
+# One operation, finding the server and retries included; of a request all operations together. The Procfile
+# gives the web processes less, because a client waits there.
 MONGODB_TIMEOUT_MS = env.int("MONGODB_TIMEOUT_MS", default=10_000)
 # What staff look for may take so long. Well below the former, even with a round trip and a slow answer:
 # MongoDB must be the one to give up, for it can say why.
@@ -179,6 +179,8 @@ safety.refuse_out_of_range(
         ("QUERY_MS_MAX", QUERY_MS_MAX, 1, MONGODB_TIMEOUT_MS // 2),
     ]
 )
+# While MongoDB counts as away requests are refused at once; after so long it is pinged again.
+MONGODB_AWAY_SECONDS = env.float("MONGODB_AWAY_SECONDS", default=1.0)
 # Every write waits until a majority has it in its journal: an answered 201 survives the loss of a node.
 # And every read sees only such writes: a decision must not rest on what a failover could take back.
 MONGODB_OPTIONS = {
@@ -198,11 +200,15 @@ REDIS_URL = env.str(
 # Where MongoDB and Redis may be reached without TLS: hosts, domains (.internal), private networks.
 UNENCRYPTED_SERVERS = env.list("UNENCRYPTED_SERVERS", default=[])
 REDIS_TIMEOUT_SECONDS = env.float("REDIS_TIMEOUT_SECONDS", default=2.0)
-# After a failure, what can do without Redis (limits, stored answers) does not ask it again for so long.
+# A request waits for Redis no longer than this in all. What can do without Redis then goes on without it.
+REDIS_REQUEST_SECONDS = env.float("REDIS_REQUEST_SECONDS", default=0.25)
+# While Redis counts as away no request asks it; after so long it is pinged again.
 REDIS_SPARED_SECONDS = env.float("REDIS_SPARED_SECONDS", default=1.0)
 safety.refuse_out_of_range(
     [
+        ("MONGODB_AWAY_SECONDS", MONGODB_AWAY_SECONDS, 0.1, 60),
         ("REDIS_TIMEOUT_SECONDS", REDIS_TIMEOUT_SECONDS, 0.05, 30),
+        ("REDIS_REQUEST_SECONDS", REDIS_REQUEST_SECONDS, 0.01, 30),
         ("REDIS_SPARED_SECONDS", REDIS_SPARED_SECONDS, 0, 60),
     ]
 )

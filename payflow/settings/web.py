@@ -59,6 +59,8 @@ MIDDLEWARE = [
     "payflow.api.measuring.MeasuringMiddleware",
     # Before anything that logs or tells an error.
     "payflow.correlation.CorrelationMiddleware",
+    # Before anything that asks a server.
+    "payflow.api.budgets.BudgetMiddleware",
     # Headers for all that comes from within, errors and refusals included. The third may answer itself.
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "payflow.api.headers.PolicyMiddleware",
@@ -121,6 +123,7 @@ CACHES = {
         "LOCATION": REDIS_URL,
         "KEY_PREFIX": "payflow:cache",
         "OPTIONS": {
+            "pool_class": "payflow.redisdb.Pool",
             "serializer": "payflow.json_cache.JsonSerializer",
             # Left to itself the client would wait for 5 seconds.
             **dict.fromkeys(("socket_timeout", "socket_connect_timeout"), REDIS_TIMEOUT_SECONDS),

@@ -12,12 +12,14 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from django.conf import LazySettings, settings
 
 from accounts import api_keys
 from payflow import idempotency, leases, redisdb
+from payflow.errors import Transient
 from payflow.idempotency import Answer, Claim
 from tests.api.client import Api, Party, assert_problem, facts, nothing_changes
 from tests.api.test_idempotency import REPLAYED, requests_to, slot_of, slots, transfer
@@ -241,14 +243,15 @@ def test_a_redis_that_failed_a_moment_ago_is_asked_where_nobody_else_keeps_the_k
     mint = api_keys.mint_key
 
     def mint_while_redis_fails_another(**asked: Any) -> Any:
-        monkeypatch.setattr(redisdb, "_silent_since", time.monotonic())
+        monkeypatch.setattr(redisdb.SERVER, "ping", Mock(side_effect=Transient))
+        redisdb.SERVER.failed()
         return mint(**asked)
 
     monkeypatch.setattr(api_keys, "mint_key", mint_while_redis_fails_another)
     path, body = "/auth/api-keys", {"name": "till", "scopes": ["wallets:read"]}
     first = ask(anna, path, body)
     assert redisdb.is_spared()
-    monkeypatch.setattr(redisdb, "_silent_since", float("-inf"))
+    redisdb.SERVER.answers()
     with nothing_changes():
         again = ask(anna, path, body)
     assert (first.status_code, again.content, again[REPLAYED]) == (201, first.content, "true")

@@ -8,8 +8,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+import redis
 from django.conf import LazySettings
 from django.test import Client
 from django.urls import get_resolver
@@ -19,6 +21,7 @@ from prometheus_client import REGISTRY
 from accounts import api_keys, selectors
 from payflow import redisdb
 from payflow.api import limits as rate_limits
+from payflow.errors import Transient
 from payflow.rates import Rate
 from tests.accounts.factories import PASSWORD, UserFactory
 from tests.accounts.keys import mint
@@ -419,11 +422,11 @@ def test_without_redis_nobody_tries_passwords(anna: Party, redis_down: None) -> 
 
 @pytest.mark.usefixtures("everything_limited")
 def test_a_redis_that_just_failed_is_not_asked_again(
-    anna: Party, bob: Party, settings: LazySettings, monkeypatch: pytest.MonkeyPatch
+    anna: Party, bob: Party, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings.REDIS_SPARED_SECONDS = 60.0
-    monkeypatch.setattr(redisdb, "_silent_since", time.monotonic())
-    monkeypatch.setattr(redisdb, "client", lambda: pytest.fail("Redis was asked"))
+    monkeypatch.setattr(redisdb.SERVER, "ping", Mock(side_effect=Transient))
+    redisdb.SERVER.failed()
+    monkeypatch.setattr(redis.Connection, "send_packed_command", lambda *_: pytest.fail("Redis was asked"))
     assert pay(anna).status_code == 201
     assert anna.api.get("/wallets").status_code == 200
     assert_problem(log_in(), 503, "service_unavailable")

@@ -9,12 +9,14 @@ from contextlib import suppress
 
 import pytest
 import redis
+from celery import Celery
 from django.conf import LazySettings, settings
 from django.core.cache import caches
+from kombu.exceptions import OperationalError
 
-from payflow import redisdb
-from payflow.errors import Transient
+from payflow import circuits, redisdb
 from payflow.rates import Rate
+from payflow.stack.drill.proxy import Fault, Proxy
 from tests.api.client import join
 
 
@@ -23,13 +25,14 @@ def test_a_redis_that_answers_is_not_spared() -> None:
     assert not redisdb.is_spared()
 
 
-def test_a_redis_that_failed_is_spared_for_a_while(redis_down: None, settings: LazySettings) -> None:
-    settings.REDIS_SPARED_SECONDS = 60.0
-    with pytest.raises(Transient):
-        redisdb.ping()
+def test_a_redis_that_failed_is_spared(redis_down: None) -> None:
+    with pytest.raises(redis.ConnectionError):
+        redisdb.client().ping()
     assert redisdb.is_spared()
-    settings.REDIS_SPARED_SECONDS = 0.0
-    assert not redisdb.is_spared()
+    with circuits.request_budgets() as accounts:
+        with pytest.raises(redisdb.RedisAway):
+            redisdb.client().ping()
+        assert accounts["redis"].errands == 0
 
 
 @pytest.fixture
@@ -38,7 +41,8 @@ def redis_hangs(settings: LazySettings) -> Iterator[list[socket.socket]]:
     taken: list[socket.socket] = []
     with socket.create_server(("127.0.0.1", 0)) as server:
         settings.REDIS_URL = f"redis://127.0.0.1:{server.getsockname()[1]}/0"
-        settings.REDIS_TIMEOUT_SECONDS, settings.REDIS_SPARED_SECONDS = 0.1, 60.0
+        settings.REDIS_TIMEOUT_SECONDS, settings.REDIS_SPARED_SECONDS = 10.0, 60.0
+        settings.REDIS_REQUEST_SECONDS = 0.1
         redisdb.client.cache_clear()
 
         def take() -> None:
@@ -62,10 +66,15 @@ def test_sessions_wait_for_redis_no_longer_than_all_else(timeout: str) -> None:
     assert pool.connection_kwargs[timeout] == settings.REDIS_TIMEOUT_SECONDS
 
 
-def test_a_redis_that_hangs_is_waited_for_once(redis_hangs: list[socket.socket]) -> None:
-    with pytest.raises(Transient):
-        redisdb.ping()
-    assert len(redis_hangs) == 1
+def asked(connections: list[socket.socket]) -> list[bytes]:
+    """Return what came on each connection, but for those that only pinged."""
+    for connection in connections:
+        connection.setblocking(False)
+    heard = []
+    for connection in connections:
+        with suppress(BlockingIOError):
+            heard.append(connection.recv(65_536))
+    return [text for text in heard if b"PING" not in text]
 
 
 @pytest.mark.parametrize("headers", [{}, {"Idempotency_Key": "dinner"}])
@@ -74,14 +83,82 @@ def test_a_payment_waits_for_a_redis_that_hangs_once(
 ) -> None:
     anna, bob = join("Anna", cents=100), join("Bob")
     settings.RATE_LIMITS = dict.fromkeys(settings.RATE_LIMITS, Rate(100, 60))
-    response = anna.api.post_json("/transactions", {"receiver_id": bob.id, "amount": "1.00"}, **headers)
-    assert response.status_code == 201
-    assert len(redis_hangs) == 1
+    for _ in range(3):
+        response = anna.api.post_json("/transactions", {"receiver_id": bob.id, "amount": "0.10"}, **headers)
+        assert response.status_code == 201
+    assert len(asked(redis_hangs)) == 1
 
 
-def test_a_connection_that_redis_has_closed_is_tried_anew() -> None:
-    redisdb.ping()
-    other = redis.Redis.from_url(settings.REDIS_URL)
-    other.client_kill_filter(_type="normal", skipme=True)
-    redisdb.ping()
+def test_a_connection_that_redis_has_closed_is_tried_again() -> None:
+    with circuits.request_budgets():
+        redisdb.client().ping()
+        other = redis.Redis.from_url(settings.REDIS_URL)
+        other.client_kill_filter(_type="normal", skipme=True)
+        redisdb.client().ping()
     assert not redisdb.is_spared()
+
+
+def test_a_redis_that_resets_every_connection_counts_as_away(
+    redis_proxy: Proxy, settings: LazySettings
+) -> None:
+    settings.REDIS_SPARED_SECONDS = 60.0
+    redis_proxy.set(Fault(resets=True))
+    with circuits.request_budgets(), pytest.raises(redis.RedisError):
+        redisdb.client().ping()
+    assert redisdb.is_spared()
+
+
+def test_an_answer_that_comes_too_late_is_given_to_no_later_question(
+    redis_proxy: Proxy, settings: LazySettings
+) -> None:
+    client = redisdb.client()
+    client.set("late", "the late one")
+    client.set("next", "the next one")
+    settings.REDIS_REQUEST_SECONDS = 0.2
+    redis_proxy.set(Fault(delay_seconds=1.0))
+    with circuits.request_budgets():
+        for _ in range(3):
+            with pytest.raises(redis.TimeoutError):
+                client.get("late")
+    settings.REDIS_REQUEST_SECONDS = 20.0
+    redisdb.SERVER.answers()
+    with circuits.request_budgets():
+        assert client.get("next") == "the next one"
+
+
+def test_outside_of_a_request_redis_is_given_its_time(redis_proxy: Proxy, settings: LazySettings) -> None:
+    settings.REDIS_REQUEST_SECONDS, settings.REDIS_TIMEOUT_SECONDS = 0.05, 30.0
+    redisdb.client.cache_clear()
+    redis_proxy.set(Fault(delay_seconds=0.3))
+    assert redisdb.client().ping()
+    with circuits.request_budgets(), pytest.raises(redis.TimeoutError):
+        redisdb.client().ping()
+    assert redisdb.is_spared()
+    assert redisdb.client().ping()
+
+
+def test_publishing_keeps_to_the_budget_of_its_request(redis_proxy: Proxy, settings: LazySettings) -> None:
+    app = Celery("test", broker=settings.REDIS_URL)
+    app.conf.task_publish_retry = False
+    app.send_task("nothing.listens")
+    settings.REDIS_REQUEST_SECONDS = 0.2
+    redis_proxy.set(Fault(is_silent=True))
+    with circuits.request_budgets() as accounts:
+        with pytest.raises((OperationalError, redis.RedisError)):
+            app.send_task("nothing.listens")
+        assert redisdb.is_spared()
+        assert accounts["redis"].spent_seconds < 5, "the broker's own time limit is ten seconds"
+        errands = accounts["redis"].errands
+        with pytest.raises((OperationalError, redis.RedisError)):
+            app.send_task("nothing.listens")
+        assert accounts["redis"].errands == errands
+    redis_proxy.clear()
+    redisdb.SERVER.answers()
+    with circuits.request_budgets():
+        app.send_task("nothing.listens")
+    app.close()
+
+
+def test_the_admin_s_sessions_keep_to_the_budget() -> None:
+    pool = caches["default"]._cache.get_client().connection_pool
+    assert pool.connection_class is redisdb.budgeted(redis.Connection)

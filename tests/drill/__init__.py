@@ -1,0 +1,1 @@
+"""Tests of the failure drill's parts, and the measuring of answers under faults."""
