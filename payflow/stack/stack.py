@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 import requests
 
@@ -77,7 +78,7 @@ class Stack:
         self._is_short = False
 
     @classmethod
-    def on_free_ports(cls, data_dir: Path, env: Mapping[str, str] | None = None) -> "Stack":
+    def on_free_ports(cls, data_dir: Path, env: Mapping[str, str] | None = None) -> Self:
         """A stack for a test, without Flower, on ports that nobody uses."""
         return cls(data_dir, free_port(), None, free_port(), env)
 
@@ -117,7 +118,7 @@ class Stack:
         self._cleanup.close()
         self._supervisor = None
 
-    def __enter__(self) -> "Stack":
+    def __enter__(self) -> Self:
         self.start()
         return self
 

@@ -219,7 +219,7 @@ def test_a_keyed_transfer_has_few_errands(
     redisdb.client().delete(inbox.KEY)  # so that the next one starts a chain, too
     pay(anna, bob, "second")
     found = {server: account.errands for server, account in spent[-1].items()}
-    # Limits, claim of the key, inbox, broker, end of the claim; and once a second the sessions that have ended.
+    # Limits, claim of the key, inbox, broker, end of the claim; once a second the ended sessions.
     assert found["redis"] <= 6
     # Sender and receiver, an earlier use of the key, the transaction.
     assert found["mongodb"] <= 4

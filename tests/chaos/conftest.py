@@ -14,6 +14,7 @@ from tests.chaos.people import Person
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     settings = {
         "PAYFLOW_CRASH_POINTS": "file",
+        "REDIS_REQUEST_SECONDS": "0.25",
         "SAGA_STALLED_AFTER_SECONDS": "2",
         "SAGA_QUEUE_AGE_SECONDS_MAX": "3",
         "WEBHOOK_TOTAL_SECONDS": "2",

@@ -24,11 +24,11 @@ from payflow.stack.progress import say
 from payflow.terminal import whole_number
 
 try:
-    from payflow.stack.drill.drill import KINDS, Plan, run
+    from payflow.stack.drill.drill import DESCRIPTIONS, KINDS, Plan, run
 
     MISSING = ""
 except ModuleNotFoundError as error:  # a production image has neither an embedded Redis nor psutil
-    KINDS, MISSING = (), str(error.name)
+    KINDS, DESCRIPTIONS, MISSING = (), {}, str(error.name)
 
 COULD_NOT_RUN = 2
 WRONG = 1
@@ -45,6 +45,10 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare the arguments."""
+        parser.formatter_class = argparse.RawDescriptionHelpFormatter
+        width = max(map(len, KINDS), default=0)
+        lines = [f"  {kind:<{width}}  {text}" for kind, text in DESCRIPTIONS.items()]
+        parser.epilog = "\n".join(["faults:", *lines])
         parser.add_argument(
             "--faults", type=_kinds, default=KINDS, help=f"some of {','.join(KINDS)} (default: all)"
         )

@@ -10,6 +10,7 @@ from typing import Any
 import requests
 
 from payflow.money import format_amount
+from payflow.stack.drill.answers import Asked
 from payflow.stack.drill.record import CREATED, Answer, Kind, Operation
 from payflow.stack.errors import StackError
 
@@ -38,6 +39,8 @@ class Client:
         self.id = ""
         # Requests by what came of them: a status with its code, or the kind of error.
         self.tally: Counter[str] = Counter()
+        # Requests that this client was ready to wait for.
+        self.asked: list[Asked] = []
         self._credentials = {"email": email, "password": password}
         self._access = ""
         self._signed_in_at = 0.0
@@ -51,6 +54,12 @@ class Client:
     def sign_in(self) -> None:
         """StackError when that is refused."""
         self._enter("/auth/login", self._credentials, 200)
+
+    def another(self) -> Client:
+        """Return one more client of this user, for one more thread."""
+        other = Client(self.base_url, self._credentials["email"], self._credentials["password"])
+        other.id, other._access, other._signed_in_at = self.id, self._access, self._signed_in_at
+        return other
 
     def open_wallet(self, currency: str) -> None:
         """Open a wallet, which may be there already. StackError when that is refused."""
@@ -128,15 +137,18 @@ class Client:
         first, is_batch = operations[0], len(operations) > 1
         path = BATCH_PATH if is_batch else PATHS[first.kind]
         body = _batch(operations) if is_batch else _terms(first)
+        began = time.monotonic()
         try:
             self._renew()
+            began = time.monotonic()
             answer = self._ask("POST", path, body, {"Idempotency-Key": first.key}, seconds)
             shown = answer.json()
         except (requests.RequestException, ValueError, StackError) as error:
-            self.tally[type(error).__name__] += 1
+            self._take_down(began, seconds, type(error).__name__, is_refusal=True)
             return None
         code = str(shown.get("code", ""))
-        self.tally[f"{answer.status_code} {code}".strip()] += 1
+        said = f"{answer.status_code} {code}".strip()
+        self._take_down(began, seconds, said, is_refusal=answer.status_code >= _SERVER_ERROR)
         if answer.status_code == _UNAUTHENTICATED:
             self._signed_in_at = 0.0
             return None
@@ -149,6 +161,11 @@ class Client:
         if first.kind is Kind.TRANSFER:
             return [Answer(CREATED, shown["id"], shown["status"])]
         return [Answer(CREATED, shown["entry"]["id"])]
+
+    def _take_down(self, began: float, patience_seconds: float, said: str, *, is_refusal: bool) -> None:
+        self.tally[said] += 1
+        if patience_seconds >= REQUEST_SECONDS_MAX:
+            self.asked.append(Asked(began, time.monotonic() - began, said if is_refusal else ""))
 
     def _ask(
         self, method: str, path: str, body: dict[str, Any], headers: dict[str, str], seconds: float

@@ -6,6 +6,7 @@ never says that all is well because it could not look.
 
 from __future__ import annotations
 
+import inspect
 import json
 import secrets
 import subprocess
@@ -13,26 +14,31 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from payflow import duplicates
-from payflow.stack.drill import books, judge, record
+from payflow.stack.drill import answers, books, judge, record
 from payflow.stack.drill.client import PATIENCE_SECONDS_MAX, Client
+from payflow.stack.drill.crowd import Crowd
 from payflow.stack.drill.faults import BY_KIND, VISIBILITY_TIMEOUT_SECONDS, Faults
 from payflow.stack.drill.hooks import SETTINGS as HOOK_SETTINGS
 from payflow.stack.drill.hooks import Hooks
 from payflow.stack.drill.load import Load
 from payflow.stack.drill.points import Points
+from payflow.stack.drill.proxied import ProxiedStack
 from payflow.stack.drill.report import Report
 from payflow.stack.drill.simulation import Simulation
 from payflow.stack.drill.watch import Watch
 from payflow.stack.errors import StackError
-from payflow.stack.stack import Stack
 
 POINTS, DUPLICATES = "points", "duplicates"
 KINDS = (*BY_KIND, POINTS, DUPLICATES)
+DESCRIPTIONS = {kind: inspect.getdoc(fault) or "" for kind, fault in BY_KIND.items()} | {
+    POINTS: "Processes die at named points between two writes.",
+    DUPLICATES: "Every message to a worker is delivered twice.",
+}
 # After the wanted seconds, for faults and points whose turn has not come yet on a slow machine.
 OVERTIME_SECONDS_MAX = 300.0
 CALM_SECONDS_MAX = 300.0
@@ -51,6 +57,7 @@ SETTINGS = {
     "RECOVERY_LOCK_SECONDS": "2",
     "CREDIT_TIMEOUT_SECONDS": "0.7",
     "PAYFLOW_CRASH_POINTS": "file",
+    "REDIS_REQUEST_SECONDS": "0.25",
     **HOOK_SETTINGS,
 }
 
@@ -69,14 +76,14 @@ class Plan:
 class Scene:
     """The parts of a drill under way."""
 
-    stack: Stack
+    stack: ProxiedStack
     load: Load
     watch: Watch
     simulation: Simulation
     faults: Faults
     points: Points
     hooks: Hooks
-    clients: list[Client] = field(default_factory=list)
+    crowds: list[Crowd]
 
 
 def run(plan: Plan, say: Callable[[str], None]) -> Report:
@@ -84,7 +91,7 @@ def run(plan: Plan, say: Callable[[str], None]) -> Report:
     report = Report(seed=plan.seed, seconds=plan.seconds)
     duplicated = {"PAYFLOW_DUPLICATE_MESSAGES": "true"} if DUPLICATES in plan.faults else {}
     say("Start PayFlow on free ports and a data folder of its own")
-    with Stack.on_free_ports(plan.data_dir, {**SETTINGS, **duplicated}) as stack:
+    with ProxiedStack.on_free_ports(plan.data_dir, {**SETTINGS, **duplicated}) as stack:
         scene = _set_up(plan, stack)
         scene.watch.start()
         try:
@@ -113,7 +120,7 @@ def _noting(report: Report, what: str) -> Iterator[None]:
         report.wrong.append(f"{what}: {error}")
 
 
-def _set_up(plan: Plan, stack: Stack) -> Scene:
+def _set_up(plan: Plan, stack: ProxiedStack) -> Scene:
     stack.supervisor.expect_deaths()
     password = secrets.token_urlsafe(16)
     stack.ensure_staff(STAFF_EMAIL, password)
@@ -123,10 +130,18 @@ def _set_up(plan: Plan, stack: Stack) -> Scene:
     load.prepare()
     hooks = Hooks(plan.seed)
     hooks.start(load.clients)
-    watch = Watch(stack.base_url, stack.env["MONGODB_URI"], stack.env.get("MONGODB_DATABASE", "payflow"))
-    faults = Faults(stack, watch, plan.faults, plan.seed)
+    if stack.mongo is None:
+        raise StackError("A drill needs an embedded MongoDB of its own.")
+    watch = Watch(stack.base_url, stack.mongo.uri, stack.env.get("MONGODB_DATABASE", "payflow"))
+    crowds: list[Crowd] = []
+
+    def crowd_in() -> None:
+        crowds.append(Crowd(load.clients, f"drill-{plan.seed}-crowd-{len(crowds)}", load.operations.append))
+        crowds[-1].come()
+
+    faults = Faults(stack, watch, plan.faults, plan.seed, crowd_in)
     points = Points(stack, watch, plan.seed)
-    return Scene(stack, load, watch, Simulation(staff), faults, points, hooks)
+    return Scene(stack, load, watch, Simulation(staff), faults, points, hooks, crowds)
 
 
 def _perform(plan: Plan, scene: Scene) -> None:
@@ -161,6 +176,8 @@ def _heal(scene: Scene, report: Report) -> None:
     scene.simulation.stop()
     if not scene.load.join(PATIENCE_SECONDS_MAX * 1.5):
         report.wrong.append("A client still waits for its answer.")
+    if not all(crowd.join(PATIENCE_SECONDS_MAX * 1.5) for crowd in scene.crowds):
+        report.wrong.append("A client of a crowd still waits for its answer.")
     if not scene.watch.await_calm(CALM_SECONDS_MAX, QUIET_SECONDS):
         left = scene.watch.open_count
         report.wrong.append(f"Not quiet within {CALM_SECONDS_MAX:.0f} s: {left} transactions are under way.")
@@ -174,7 +191,10 @@ def _write_down(plan: Plan, scene: Scene, report: Report) -> None:
     operations = scene.load.operations
     report.operations = dict(Counter(operation.kind.value for operation in operations))
     report.accepted = dict(Counter(o.kind.value for o in operations if o.accepted_ids))
-    report.requests = dict(scene.load.tally())
+    clients = [*scene.load.clients, *(client for crowd in scene.crowds for client in crowd.clients)]
+    report.requests = dict(sum((client.tally for client in clients), Counter()))
+    requests = (asked for client in clients for asked in client.asked)
+    report.answers = answers.by_fault(requests, scene.faults.windows)
     report.doubts = sum(operation.doubts for operation in operations)
     report.faults = {kind: scene.faults.done[kind] for kind in BY_KIND if kind in plan.faults}
     report.recoveries = scene.watch.recoveries()
@@ -195,7 +215,7 @@ def _write_down(plan: Plan, scene: Scene, report: Report) -> None:
             report.wrong.append("No message was delivered twice.")
 
 
-def _judge(stack: Stack, scene: Scene, report: Report) -> None:
+def _judge(stack: ProxiedStack, scene: Scene, report: Report) -> None:
     """Hold the record against the ledger, the ledger against its invariants, the webhooks against both."""
     load = scene.load
     done = stack.manage_unchecked("audit", "--expect-settled", "--json")

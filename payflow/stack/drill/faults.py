@@ -1,6 +1,6 @@
 """The faults of a drill: what is done to a running stack, and in which order.
 
-Every kind comes once, in random order, before any comes again.
+Every kind comes once, in random order, before any comes again. `manage.py drill --help` shows the docstrings.
 """
 
 from __future__ import annotations
@@ -19,9 +19,12 @@ import redis
 
 from payflow import crashpoints
 from payflow.crashpoints import POINTS, Action
+from payflow.stack.drill.answers import Window
+from payflow.stack.drill.crowd import SECONDS as CROWD_SECONDS
+from payflow.stack.drill.proxied import MONGODB, REDIS, ProxiedStack
+from payflow.stack.drill.proxy import Fault
 from payflow.stack.drill.watch import Watch
 from payflow.stack.errors import StackError
-from payflow.stack.stack import Stack
 
 # Messages of a worker that stands still for this long go to others: short, or every drill would take hours.
 VISIBILITY_TIMEOUT_SECONDS = 4
@@ -32,6 +35,9 @@ PAUSE_SECONDS = (0.3, 2.0)
 # Once every kind has come: time to see how long one is felt.
 PAUSE_SECONDS_LATER = (0.5, 8.0)
 DOWNTIME_SECONDS_MAX = 1.5
+# Longer than a request waits for a server in all, so that the server counts as away meanwhile.
+SUFFERING_SECONDS = (3.0, 6.0)
+SLOW_SECONDS = 1.0
 LOOK_SECONDS = 0.1
 _STOPPABLE = tuple(name for name in POINTS if name.startswith("saga."))
 
@@ -39,11 +45,20 @@ _STOPPABLE = tuple(name for name in POINTS if name.startswith("saga."))
 class Faults:
     """Does one fault after another to a stack, in a thread of its own."""
 
-    def __init__(self, stack: Stack, watch: Watch, kinds: Collection[str], seed: int):
+    def __init__(
+        self,
+        stack: ProxiedStack,
+        watch: Watch,
+        kinds: Collection[str],
+        seed: int,
+        crowd: Callable[[], None],
+    ):
         self.done: Counter[str] = Counter()
+        self.windows: list[Window] = []
         self.failure = ""
         self._stack = stack
         self._watch = watch
+        self._crowd = crowd
         self._random = Random(f"{seed} faults")  # noqa: S311 - a drill must be repeatable
         self._kinds = [kind for kind in BY_KIND if kind in kinds]
         self._stopping = threading.Event()
@@ -69,7 +84,9 @@ class Faults:
                 pause = PAUSE_SECONDS_LATER if self.are_all_done else PAUSE_SECONDS
                 if self._stopping.wait(self._random.uniform(*pause)):
                     return
+                began = time.monotonic()
                 BY_KIND[kind](self)
+                self.windows.append(Window(kind, began, time.monotonic()))
                 self.done[kind] += 1
         except StackError as error:
             self.failure = str(error)
@@ -115,9 +132,10 @@ class Faults:
 
     def flush_redis(self) -> None:
         """Everything in Redis: sessions, the inbox, every message."""
-        with suppress(redis.RedisError), redis.Redis.from_url(self._stack.env["REDIS_URL"]) as client:
-            self._watch.note("flush")
-            client.flushall()
+        if self._stack.redis is not None:
+            with suppress(redis.RedisError), redis.Redis.from_url(self._stack.redis.url) as client:
+                self._watch.note("flush")
+                client.flushall()
 
     def freeze_executor(self) -> None:
         """A worker's child in the middle of a step, longer than its message waits: a stale executor."""
@@ -130,6 +148,43 @@ class Faults:
         self._stopping.wait(STANDSTILL_SECONDS)
         for pid in frozen:
             _signal(pid, signal.SIGCONT)
+
+    def slow_redis(self) -> None:
+        """Redis answers everything a second late."""
+        self._suffer("redis-slow", REDIS, Fault(delay_seconds=SLOW_SECONDS))
+
+    def silence_redis(self) -> None:
+        """Redis takes connections and answers nothing."""
+        self._suffer("redis-silent", REDIS, Fault(is_silent=True))
+
+    def reset_redis(self) -> None:
+        """Redis resets every connection."""
+        self._suffer("redis-reset", REDIS, Fault(resets=True))
+
+    def slow_mongodb(self) -> None:
+        """MongoDB answers everything a second late."""
+        self._suffer("mongodb-slow", MONGODB, Fault(delay_seconds=SLOW_SECONDS))
+
+    def silence_mongodb(self) -> None:
+        """MongoDB takes connections and answers nothing."""
+        self._suffer("mongodb-silent", MONGODB, Fault(is_silent=True))
+
+    def reset_mongodb(self) -> None:
+        """MongoDB resets every connection."""
+        self._suffer("mongodb-reset", MONGODB, Fault(resets=True))
+
+    def crowd_in(self) -> None:
+        """Many more clients ask for transfers than the machine can serve."""
+        self._watch.note("crowd")
+        self._crowd()
+        self._stopping.wait(CROWD_SECONDS)
+
+    def _suffer(self, kind: str, server: str, fault: Fault) -> None:
+        self._watch.note(kind)
+        proxy = self._stack.proxies[server]
+        proxy.set(fault)
+        self._stopping.wait(self._random.uniform(*SUFFERING_SECONDS))
+        proxy.clear()
 
     def _freeze_at_points(self, points: list[str]) -> list[int]:
         """Have whoever comes first to one of the points stop there; return who did."""
@@ -163,6 +218,13 @@ BY_KIND: dict[str, Callable[[Faults], None]] = {
     "redis": Faults.kill_redis,
     "flush": Faults.flush_redis,
     "stale": Faults.freeze_executor,
+    "redis-slow": Faults.slow_redis,
+    "redis-silent": Faults.silence_redis,
+    "redis-reset": Faults.reset_redis,
+    "mongodb-slow": Faults.slow_mongodb,
+    "mongodb-silent": Faults.silence_mongodb,
+    "mongodb-reset": Faults.reset_mongodb,
+    "crowd": Faults.crowd_in,
 }
 
 

@@ -6,7 +6,6 @@ What must stay true: the same seed makes the same users want the same things in 
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from collections.abc import Sequence
 from itertools import count, islice
 from random import Random
@@ -68,10 +67,6 @@ class Load:
         for thread in self._threads:
             thread.join(seconds_max)
         return not any(thread.is_alive() for thread in self._threads)
-
-    def tally(self) -> Counter[str]:
-        """Return the requests by what came of them."""
-        return sum((client.tally for client in self.clients), Counter())
 
     def _act(self, number: int) -> None:
         random = Random(f"{self.seed} user {number}")  # noqa: S311 - a drill must be repeatable

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from payflow.money import format_amount
+from payflow.stack.drill.answers import Times
 
 
 @dataclass(slots=True)
@@ -27,6 +28,7 @@ class Report:
     webhooks: dict[str, int] = field(default_factory=dict)
     outcomes: dict[str, int] = field(default_factory=dict)
     recoveries: dict[str, dict[str, float]] = field(default_factory=dict)
+    answers: dict[str, Times] = field(default_factory=dict)
     calm_after_seconds: float = 0.0
     money_gained_minor: dict[str, int] = field(default_factory=dict)
     audit: dict[str, Any] = field(default_factory=dict)
@@ -48,6 +50,8 @@ class Report:
         yield from _load_lines(self)
         yield ""
         yield from _fault_lines(self)
+        yield ""
+        yield from _answer_lines(self)
         yield ""
         yield from _point_lines(self)
         yield ""
@@ -72,13 +76,22 @@ def _load_lines(report: Report) -> Iterator[str]:
 
 def _fault_lines(report: Report) -> Iterator[str]:
     yield "Faults, and the time until all that was under way had ended and health was good again"
-    yield f"  {'kind':<12}{'times':>6}{'p50':>9}{'max':>9}"
+    yield f"  {'kind':<16}{'times':>6}{'p50':>9}{'max':>9}"
     for kind, count in report.faults.items():
         felt = report.recoveries.get(kind)
         times = f"{felt['p50_seconds']:>7.1f} s{felt['max_seconds']:>7.1f} s" if felt else ""
-        yield f"  {kind:<12}{count:>6}{times}"
+        yield f"  {kind:<16}{count:>6}{times}"
     yield f"  messages delivered twice: {report.duplicated_messages}"
     yield "  restarts: " + ", ".join(f"{name} {count}" for name, count in report.restarts.items())
+
+
+def _answer_lines(report: Report) -> Iterator[str]:
+    yield "Answers to requests that were under way during a fault; what was refused, or not answered in 10 s"
+    yield f"  {'fault':<16}{'requests':>9}{'p50':>9}{'p95':>9}{'max':>9}"
+    for kind, times in sorted(report.answers.items(), key=lambda item: item[1].p95_seconds):
+        seconds = "".join(f"{s:>7.2f} s" for s in (times.p50_seconds, times.p95_seconds, times.max_seconds))
+        refused = ", ".join(f"{count} x {refusal}" for refusal, count in times.refusals.items())
+        yield f"  {kind:<16}{times.requests:>9}{seconds}  {refused}".rstrip()
 
 
 def _point_lines(report: Report) -> Iterator[str]:
