@@ -25,6 +25,7 @@ from rest_framework.response import Response
 
 from payflow import correlation
 from payflow.api.parsers import PayloadTooLarge
+from payflow.circuits import ServerAway
 from payflow.errors import FieldError, NotAuthenticated, NotFound, PermissionRefused, Refused, Transient
 from payflow.money import InvalidAmount
 from payflow.mongodb import UNAVAILABLE
@@ -148,10 +149,15 @@ def answer(error: Refused | Transient, headers: Mapping[str, str] | None = None)
         errors = error.errors
         own = {"WWW-Authenticate": BEARER} if error.status == 401 else {}
         own.update(error.headers)
-    return problem(
+    response = problem(
         status=error.status, code=error.code, detail=error.detail, title=error.title,
         errors=errors, headers={**own, **(headers or {})},
     )  # fmt: skip
+    if isinstance(error, Transient):
+        # Django would log each as an error: hundreds a second while a server is away. Metrics count them, and
+        # the circuit logs when it begins and ends (payflow/circuits.py).
+        response._has_been_logged = True
+    return response
 
 
 def of_status(status: int, headers: Mapping[str, str]) -> HttpResponse:
@@ -179,7 +185,8 @@ def as_part(error: Refused | Transient | exceptions.ValidationError) -> dict[str
 def _translate(error: BaseException) -> Refused | Transient | None:
     """Return what another's error is in our words."""
     if isinstance(error, (*UNAVAILABLE, RedisError)) or isinstance(error.__cause__, UNAVAILABLE):
-        logger.warning("a dependency did not answer", extra={"error": type(error).__name__})
+        if not isinstance(error, ServerAway):
+            logger.warning("a dependency did not answer", extra={"error": type(error).__name__})
         return Transient()
     if isinstance(error, PyMongoError):
         return None

@@ -21,6 +21,7 @@ from typing import Any
 CHUNK_BYTES = 65_536
 CHUNKS_MAX = 64
 START_SECONDS_MAX = 10.0
+END_SECONDS_MAX = 2.0
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 Upstream = tuple[str, int] | Path
 Writers = tuple[asyncio.StreamWriter, asyncio.StreamWriter]
@@ -96,8 +97,11 @@ class Proxy:
 
     async def _end(self) -> None:
         self._server.close()
+        await self._set(NO_FAULT)
         self._reset_all()
         others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        if others:
+            await asyncio.wait(others, timeout=END_SECONDS_MAX)
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
