@@ -2,8 +2,9 @@
 
 Invariants:
 - a request waits for a server no longer than its budget, however many errands it has there;
-- a server that did not answer counts as away: every request of this process does without it at once, until
-  the server has answered a ping quickly. One thread pings, so no request has to find out;
+- a server that did not answer, and then did not answer a ping, counts as away: every request of this process
+  does without it at once, until the server has answered a ping quickly. One thread pings, so no request has
+  to find out;
 - outside of requests (workers, commands) nothing has a budget and nothing is refused: they wait and retry.
 """
 
@@ -77,6 +78,15 @@ class ServerAway(Exception):  # noqa: N818 - it reads as what happened
     """
 
 
+@dataclass(frozen=True, slots=True)
+class _Outage:
+    """The time from a failure to an answered ping."""
+
+    is_confirmed: threading.Event = field(default_factory=threading.Event)
+    """The first ping is over."""
+    is_over: threading.Event = field(default_factory=threading.Event)
+
+
 @dataclass(eq=False)
 class Server:
     """One server that requests depend on."""
@@ -90,8 +100,7 @@ class Server:
     refusal: Callable[[], Exception]
     failures: tuple[type[Exception], ...]
     """What an errand raises when the server did not answer."""
-    _is_away: bool = False
-    _answered: threading.Event = field(default_factory=threading.Event)
+    _outage: _Outage | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -100,7 +109,7 @@ class Server:
     @property
     def is_away(self) -> bool:
         """Whether the server counts as away in this process."""
-        return self._is_away
+        return self._outage is not None
 
     @contextmanager
     def errand(self, *, is_begun: bool = False) -> Iterator[float | None]:
@@ -114,7 +123,7 @@ class Server:
             with self._noting_failures():
                 yield None if account is None else max(0.001, account.left_seconds())
             return
-        is_asked = is_begun or not self.is_away or _insists.get()
+        is_asked = is_begun or _insists.get() or self._is_there(account)
         if not is_asked or account.left_seconds() <= 0:
             metrics.SERVER_REFUSED.labels(self.name).inc()
             raise self.refusal()
@@ -130,22 +139,32 @@ class Server:
     def failed(self) -> None:
         """Count the server as away from now on, and begin to ping it."""
         with self._lock:
-            if self._is_away:
+            if self._outage is not None:
                 return
-            self._answered = threading.Event()
-            pinging = threading.Thread(
-                target=self._await_answer, args=(self._answered,), name=f"ping-{self.name}", daemon=True
-            )
-            pinging.start()
+            outage = _Outage()
+            threading.Thread(
+                target=self._await_answer, args=(outage,), name=f"ping-{self.name}", daemon=True
+            ).start()
             # Last: without a thread that pings it would count as away for ever.
-            self._is_away = True
+            self._outage = outage
 
     def answers(self) -> None:
         """Count the server as there again."""
         with self._lock:
-            self._is_away = False
-            self._answered.set()
+            outage, self._outage = self._outage, None
+        if outage is not None:
+            outage.is_confirmed.set()
+            outage.is_over.set()
         metrics.SERVER_AWAY.labels(self.name).set(0)
+
+    def _is_there(self, account: Account) -> bool:
+        """Say whether a request may ask. While the first ping is under way it waits for that."""
+        outage = self._outage
+        if outage is not None and not outage.is_confirmed.is_set():
+            began = time.monotonic()
+            outage.is_confirmed.wait(max(0.0, account.left_seconds()))
+            account.spent_seconds += time.monotonic() - began
+        return self._outage is None
 
     def _account(self) -> Account | None:
         accounts = _accounts.get()
@@ -165,18 +184,19 @@ class Server:
             self.failed()
             raise
 
-    def _await_answer(self, answered: threading.Event) -> None:
+    def _await_answer(self, outage: _Outage) -> None:
         """Ping until there is an answer. The first ping is at once: often only one connection was broken."""
         since = time.monotonic()
         if self._ping_is_answered():
-            return self._end(answered)
+            return self._end(outage)
         metrics.SERVER_AWAY.labels(self.name).set(1)
         logger.warning("a server counts as away", extra={"server": self.name})
-        while not answered.wait(max(PAUSE_SECONDS_MIN, self.pause_seconds())):
+        outage.is_confirmed.set()
+        while not outage.is_over.wait(max(PAUSE_SECONDS_MIN, self.pause_seconds())):
             if self._ping_is_answered():
                 seconds = round(time.monotonic() - since, 1)
                 logger.warning("a server answers again", extra={"server": self.name, "away_seconds": seconds})
-                return self._end(answered)
+                return self._end(outage)
         return None
 
     def _ping_is_answered(self) -> bool:
@@ -190,10 +210,10 @@ class Server:
             return False
         return True
 
-    def _end(self, answered: threading.Event) -> None:
-        if not answered.is_set():
+    def _end(self, outage: _Outage) -> None:
+        if not outage.is_over.is_set():
             self.answers()
 
     def _begin_again(self) -> None:
         """A forked child has no thread that pings, and its parent's thread may have held the lock."""
-        self._lock, self._is_away, self._answered = threading.Lock(), False, threading.Event()
+        self._lock, self._outage = threading.Lock(), None

@@ -5,10 +5,12 @@ The clock is a number that the tests set, and the server an object that they tel
 
 from __future__ import annotations
 
+import contextvars
 import os
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -88,6 +90,11 @@ def fail(server: Server) -> None:
         raise SilentError
 
 
+def ask(server: Server) -> str:
+    with server.errand():
+        return "asked"
+
+
 def await_there(server: Server) -> None:
     deadline = time.monotonic() + WAIT_SECONDS_MAX
     while server.is_away:
@@ -143,6 +150,8 @@ def test_a_server_that_failed_one_request_is_spared_by_all_until_it_answers(
 ) -> None:
     with circuits.request_budgets():
         fail(server)
+    assert server._outage
+    assert server._outage.is_confirmed.wait(WAIT_SECONDS_MAX)
     for _ in range(20):
         with circuits.request_budgets() as accounts:
             with pytest.raises(AwayError), server.errand():
@@ -168,6 +177,26 @@ def test_a_broken_connection_to_a_server_that_answers_is_no_outage(
     await_there(server)
     assert len(distant.pings) == 1
     assert not caplog.records
+
+
+def test_a_request_that_comes_before_the_first_ping_is_answered_waits_for_that(
+    server: Server, distant: Distant
+) -> None:
+    pinging, pinged = threading.Event(), threading.Event()
+
+    def ping(_seconds: float) -> None:
+        pinging.set()
+        assert pinged.wait(WAIT_SECONDS_MAX)
+
+    server.ping, server.budget_seconds = ping, lambda: WAIT_SECONDS_MAX
+    with ThreadPoolExecutor() as pool, circuits.request_budgets():
+        fail(server)
+        assert pinging.wait(WAIT_SECONDS_MAX)
+        asking = pool.submit(contextvars.copy_context().run, ask, server)
+        with pytest.raises(TimeoutError):
+            asking.result(0.2)
+        pinged.set()
+        assert asking.result(WAIT_SECONDS_MAX) == "asked"
 
 
 def test_a_ping_must_be_answered_in_a_small_part_of_the_budget(server: Server, distant: Distant) -> None:
