@@ -138,7 +138,7 @@ def test_outside_of_a_request_redis_is_given_its_time(redis_proxy: Proxy, settin
 
 
 def test_publishing_keeps_to_the_budget_of_its_request(redis_proxy: Proxy, settings: LazySettings) -> None:
-    app = Celery("test", broker=settings.REDIS_URL)
+    app = Celery("test", broker=settings.REDIS_URL, set_as_current=False)
     app.conf.task_publish_retry = False
     app.send_task("nothing.listens")
     settings.REDIS_REQUEST_SECONDS = 0.2
