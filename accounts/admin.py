@@ -23,7 +23,7 @@ from accounts import services, sessions
 from accounts.key_admin import ApiKeyAdmin
 from accounts.models import MAY_SET_PASSWORDS, ApiKey, User
 from accounts.selectors import is_privileged
-from payflow.admin import search_link
+from payflow.admin import AsStoredFallback, search_link
 from payflow.errors import Refused, Transient
 
 ACTION_ROWS_MAX = 100
@@ -76,7 +76,7 @@ class RoleAdmin(GroupAdmin):
 
 
 @admin.register(User)
-class UserAdmin(DjangoUserAdmin):
+class UserAdmin(AsStoredFallback, DjangoUserAdmin):
     """Users, newest first. They are deactivated, never deleted: the ledger names them."""
 
     form = UserEditForm

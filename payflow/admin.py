@@ -9,6 +9,7 @@ Invariants:
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import cache
@@ -20,12 +21,13 @@ from bson.codec_options import DatetimeConversion
 from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.admin.options import IncorrectLookupParameters
-from django.contrib.admin.utils import display_for_field, label_for_field, quote
+from django.contrib.admin.utils import display_for_field, label_for_field, quote, unquote
 from django.contrib.admin.views.main import ChangeList
-from django.core.exceptions import ValidationError
+from django.core.exceptions import PermissionDenied, SuspiciousOperation, ValidationError
 from django.core.paginator import InvalidPage
 from django.db import connection, models
-from django.http import HttpRequest
+from django.http import Http404, HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
 from django.urls import NoReverseMatch, reverse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
@@ -35,9 +37,11 @@ from pymongo.collection import Collection
 from pymongo.errors import ExecutionTimeout, NetworkTimeout
 
 from payflow import clock
+from payflow.errors import Refused, Transient
 from payflow.money import EXPONENTS, format_amount
 from payflow.mongodb import UNAVAILABLE
 
+logger = logging.getLogger(__name__)
 LISTED_MAX = 10_000
 ODD_TEXT_MAX = 500
 LENIENT = CodecOptions[dict[str, Any]](
@@ -186,6 +190,49 @@ class StoredRowsAdmin(admin.ModelAdmin):
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Nobody deletes rows here."""
         return False
+
+
+class AsStoredFallback(admin.ModelAdmin):
+    """An admin over the ORM, which fails at odd documents: they are then shown as they are stored."""
+
+    hidden_columns = ("password",)
+
+    def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
+        """Return the list, or the newest documents as they are stored."""
+        view = super().changelist_view
+        return self._or_as_stored(request, lambda: view(request, extra_context), {})
+
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None
+    ) -> HttpResponse:
+        """Return a document's page, or the document as it is stored."""
+        view, key = super().change_view, unquote(object_id)
+        wanted = {"_id": ObjectId(key) if ObjectId.is_valid(key) else key}
+        return self._or_as_stored(request, lambda: view(request, object_id, form_url, extra_context), wanted)
+
+    def _or_as_stored(
+        self, request: HttpRequest, view: Callable[[], HttpResponse], wanted: Mapping[str, Any]
+    ) -> HttpResponse:
+        try:
+            response: Any = view()
+            if hasattr(response, "render"):
+                response.render()
+        except (PermissionDenied, Http404, SuspiciousOperation, Refused, Transient, *UNAVAILABLE):
+            raise
+        except Exception:
+            if request.method != "GET" or not self.has_view_permission(request):
+                raise
+            logger.exception("a page of the admin shows documents as they are stored")
+            return self._as_stored(request, wanted)
+        return response
+
+    def _as_stored(self, request: HttpRequest, wanted: Mapping[str, Any]) -> HttpResponse:
+        columns = [f.column for f in self.opts.concrete_fields if f.name not in self.hidden_columns]
+        found = stored(self.opts.db_table).find(wanted, dict.fromkeys(columns, 1))
+        documents = found.sort("_id", DESCENDING).limit(self.list_per_page).max_time_ms(settings.QUERY_MS_MAX)
+        rows = [[repr(document.get(column, "-")) for column in columns] for document in documents]
+        context = {**self.admin_site.each_context(request), "documents": table(columns, rows)}
+        return TemplateResponse(request, "admin/as_stored.html", context)
 
 
 def stored(table: str) -> Collection:

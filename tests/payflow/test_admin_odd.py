@@ -198,3 +198,25 @@ def test_mongodb_gives_up_before_its_client_does(settings: LazySettings) -> None
 def test_an_api_key_is_among_what_is_tried() -> None:
     assert ApiKey in ROWS
     assert len(ROWS) >= 6
+
+
+# --- Users, whose pages are Django's own ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "field", ["created_at", "is_active", "email", "name", "last_login", "locale", "password"]
+)
+@pytest.mark.parametrize("value", [MISSING, "yesterday", 7, {"a": [1]}, DatetimeMS(2**60)], ids=str)
+def test_a_user_s_pages_render_whatever_is_stored(staff: Client, field: str, value: Any) -> None:
+    user = UserFactory(email="odd@example.com")
+    change = {"$unset": {field: ""}} if value is MISSING else {"$set": {field: value}}
+    mongoengine.get_db()[user._meta.db_table].update_one({"_id": user.pk}, change)
+    for path in (
+        reverse("admin:accounts_user_changelist"),
+        reverse("admin:accounts_user_change", args=[str(user.pk)]),
+    ):
+        response = staff.get(path)
+        assert response.status_code == 200, path
+        text = response.content.decode()
+        assert "odd@example.com" in text or field == "email"
+        assert user.password not in text
