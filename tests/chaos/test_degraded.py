@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
+import redis
 import requests
 
 from payflow.stack.stack import Stack
 from tests.chaos.people import Person, eventually
 
 pytestmark = pytest.mark.usefixtures("audited")
+# For some ticks of every duty.
+REFUSED_SECONDS = 6.0
 NEEDS_MONGODB = ["/wallets", "/wallets/me", "/wallets/me/history", "/transactions", "/transactions/txn_1"]
 
 
@@ -128,3 +132,21 @@ def test_without_a_worker_nothing_is_lost_and_health_says_so(
         stack.supervisor.kill("saga", signal.SIGCONT)
     assert alice.wait_for_end(transaction)["status"] == "COMPLETED"
     eventually(lambda: is_healthy(stack), bool)
+
+
+def test_a_redis_that_refuses_writes_ends_no_worker(stack: Stack, alice: Person, bob: Person) -> None:
+    """As one does whose disk or memory is full. A worker that ends too often stops the whole stack."""
+    assert stack.redis is not None
+    names = ("saga", "webhooks", "beat")
+    before = {name: stack.supervisor.restarts(name) for name in names}
+    with redis.Redis.from_url(stack.redis.url) as client:
+        client.config_set("min-replicas-to-write", 1)
+        try:
+            with pytest.raises(redis.ResponseError, match="NOREPLICAS"):
+                client.set("key", "value")
+            transaction = alice.pay(bob, "5.00")
+            time.sleep(REFUSED_SECONDS)
+        finally:
+            client.config_set("min-replicas-to-write", 0)
+    assert alice.wait_for_end(transaction)["status"] == "COMPLETED"
+    assert {name: stack.supervisor.restarts(name) for name in names} == before

@@ -205,6 +205,7 @@ UNSAFE: list[tuple[dict[str, str | None], str]] = [
     ({"UNENCRYPTED_SERVERS": "*"}, "UNENCRYPTED_SERVERS entry 1 is no host"),
     ({"REDIS_TIMEOUT_SECONDS": "0"}, "REDIS_TIMEOUT_SECONDS must be from 0.05 to 30"),
     ({"REDIS_SPARED_SECONDS": "-1"}, "REDIS_SPARED_SECONDS must be from 0 to 60"),
+    ({"STORAGE_FREE_MIN_MB": "63"}, "STORAGE_FREE_MIN_MB must be from 64 to 1000000"),
     ({"REQUEST_BODY_BYTES_MAX": "-1"}, "REQUEST_BODY_BYTES_MAX must be from 16384 to 1048576"),
     ({"BATCH_BODY_BYTES_MAX": "9000000"}, "BATCH_BODY_BYTES_MAX must be from 16384 to 4194304"),
     ({"SESSIONS_PER_USER_MAX": "0"}, "SESSIONS_PER_USER_MAX must be from 1 to 1000"),
