@@ -15,6 +15,7 @@ for others to know.
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -31,7 +32,8 @@ from transfers.states import Status
 from webhooks import backlog
 
 REMOVED_MAX = 1_000
-REMOVING_ROUNDS_MAX = 20
+REMOVING_ROUNDS_MAX = 1_000
+REMOVING_SECONDS_MAX = 15.0
 _FACTS = ("status", "sender_id", "receiver_id", "notices_due_at", "amount_minor", "currency")
 Row = dict[str, Any]
 
@@ -131,6 +133,7 @@ def remove_old() -> int:
     """
     before = clock.after(clock.now(), -settings.NOTIFICATIONS_RETENTION_DAYS * 86_400)
     target, removed = collection(Notice), 0
+    deadline = time.monotonic() + REMOVING_SECONDS_MAX
     for _ in range(REMOVING_ROUNDS_MAX):
         with unavailable_is_transient():
             rows = target.find({"finished_at": {"$lt": before}}, {"_id": 1}).limit(REMOVED_MAX)
@@ -139,6 +142,6 @@ def remove_old() -> int:
                 # One that staff has just had tried anew stays.
                 query = {"_id": {"$in": ids}, "finished_at": {"$lt": before}}
                 removed += target.delete_many(query).deleted_count
-        if len(ids) < REMOVED_MAX:
+        if len(ids) < REMOVED_MAX or time.monotonic() > deadline:
             break
     return removed

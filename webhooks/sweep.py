@@ -8,8 +8,10 @@ stopped. It passes by who is disabled or left alone; what is due for them stays 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from itertools import islice
 from typing import Any
 
 from celery import current_app
@@ -28,6 +30,10 @@ ENDPOINTS_MAX = 500
 OWNERS_MAX = 50
 REMOVED_MAX = 1_000
 ROUNDS_MAX = 20
+# What is removed must keep up with what is delivered: by the time, which a task has not without limit.
+REMOVING_ROUNDS_MAX = 1_000
+REMOVING_SECONDS_MAX = 15.0
+SEEKS_MAX = 100
 # An old event to which a delivery still refers is looked at again after this long.
 EVENT_AGAIN_SECONDS = 86_400.0
 # Of the app above that can reach people. It ends the telling with circuit.owner_told.
@@ -133,15 +139,24 @@ def remove_old() -> int:
     """
     query = {"finished_at": {"$lt": _kept_since(clock.now())}}
     removed = 0
-    for _ in range(ROUNDS_MAX):
+    for _ in _rounds():
         count = _remove(query)
         removed += count
         if count < REMOVED_MAX:
             break
-    for _ in range(ROUNDS_MAX):
+    for _ in _rounds():
         if _remove_events(clock.now()) < REMOVED_MAX:
             break
     return removed
+
+
+def _rounds() -> Iterator[int]:
+    """Count up to REMOVING_ROUNDS_MAX, no longer than REMOVING_SECONDS_MAX."""
+    deadline = time.monotonic() + REMOVING_SECONDS_MAX
+    for number in range(REMOVING_ROUNDS_MAX):
+        if number and time.monotonic() > deadline:
+            return
+        yield number
 
 
 def _remove_events(now: datetime) -> int:
@@ -152,7 +167,7 @@ def _remove_events(now: datetime) -> int:
     target = collection(WebhookEvent)
     with unavailable_is_transient():
         rows = list(target.find({"kept_until": {"$lt": now}}, {"position": 1}).limit(REMOVED_MAX))
-        needed = [row["_id"] for row in rows if _is_needed(row)]
+        needed = _needed_among(rows)
         others = list({row["_id"] for row in rows} - set(needed))
         later = {"$set": {"kept_until": clock.after(now, EVENT_AGAIN_SECONDS)}}
         target.update_many({"_id": {"$in": needed}, "kept_until": {"$lt": now}}, later)
@@ -160,11 +175,16 @@ def _remove_events(now: datetime) -> int:
     return len(rows)
 
 
-def _is_needed(event: Row) -> bool:
-    """Say whether a delivery refers to an event. One that only shares its id's beginning counts, too."""
-    prefix = fanout.delivery_prefix(event["_id"], event["position"])
-    found = collection(Delivery).find_one({"_id": {"$gte": prefix, "$lt": f"{prefix}g"}}, {"_id": 1})
-    return found is not None
+def _needed_among(events: Sequence[Row]) -> list[str]:
+    """Return the events to which a delivery refers. One that only shares its id's beginning counts, too."""
+    prefixes = {row["_id"]: fanout.delivery_prefix(row["_id"], row["position"]) for row in events}
+    found: set[str] = set()
+    waiting = iter(prefixes.values())
+    while some := list(islice(waiting, SEEKS_MAX)):
+        ranges = [{"_id": {"$gte": prefix, "$lt": f"{prefix}g"}} for prefix in some]
+        rows = collection(Delivery).find({"$or": ranges}, {"_id": 1})
+        found |= {row["_id"][: len(some[0])] for row in rows}
+    return [event_id for event_id, prefix in prefixes.items() if prefix in found]
 
 
 def _remove(query: Row) -> int:

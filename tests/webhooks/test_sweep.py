@@ -192,13 +192,24 @@ def test_what_ended_long_ago_is_removed_and_its_places_are_not_given_again() -> 
 
 def test_removing_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweep, "REMOVED_MAX", 3)
-    monkeypatch.setattr(sweep, "ROUNDS_MAX", 2)
+    monkeypatch.setattr(sweep, "REMOVING_ROUNDS_MAX", 2)
     subscription_id = subscribe()
     for _ in range(8):
         one_event(subscription_id)
     hooks.place(subscription_id)
     ended(subscription_id, days=31)
     assert [sweep.remove_old() for _ in range(3)] == [6, 2, 0]
+
+
+def test_removing_ends_with_its_time_and_begins_in_any_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep, "REMOVED_MAX", 3)
+    monkeypatch.setattr(sweep, "REMOVING_SECONDS_MAX", -1.0)
+    subscription_id = subscribe()
+    for _ in range(8):
+        one_event(subscription_id)
+    hooks.place(subscription_id)
+    ended(subscription_id, days=31)
+    assert [sweep.remove_old() for _ in range(4)] == [3, 3, 2, 0]
 
 
 def test_what_a_disabled_endpoint_never_got_is_kept_as_long() -> None:
