@@ -63,6 +63,9 @@ def test_nothing_is_wrong_after_every_fault_and_every_crash_point(tmp_path: Path
     assert set(report["points"]) == set(POINTS) - RARE
     assert set(report["faults"]) == set(KINDS) - {"duplicates"}
     assert all(report["faults"].values())
+    assert {"redis-slow", "redis-silent", "mongodb-slow", "mongodb-silent", "crowd"} <= report[
+        "answers"
+    ].keys()
     assert report["duplicated_messages"] > 0
     assert {"completed", "declined", "refunded"} <= report["outcomes"].keys()
     assert report["money_gained_minor"] == {"USD": 0, "JPY": 0}
