@@ -32,8 +32,8 @@ SETTINGS = {
     "WEBHOOK_RETRY_SECONDS": ",".join(["0.5"] * 200),
     "WEBHOOK_CIRCUIT_SECONDS": "0.5",
     "WEBHOOK_SWEEP_EVERY_SECONDS": "1",
-    # So few that endpoints are held and released now and then.
-    "WEBHOOK_UNDELIVERED_PER_USER_MAX": "30",
+    # So few that endpoints are held while faults keep them from what waits.
+    "WEBHOOK_UNDELIVERED_PER_USER_MAX": "100",
     # Mails go on as long as the drill, and none goes into a digest.
     "NOTIFICATIONS_PER_HOUR_MAX": "10000",
 }
