@@ -10,18 +10,19 @@ if it did not move meanwhile. Sums compare two streams that are read at differen
 they hold over everything older than a grace period.
 
 What a chain cannot show, the loss of its newest entries or that all of it was computed anew, the checkpoints
-of the continuous audit do.
+of the continuous audit do. Where the record that these belong to cannot be trusted, the verdict is
+UNVERIFIED.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from datetime import datetime, timedelta
+from datetime import timedelta
 from itertools import groupby
 from typing import Any
 
-from ledger import checkpoints, crosscheck
+from ledger import audit_record, checkpoints, crosscheck, record_scan
 from ledger.crosscheck import Transactions
 from ledger.keys import ledger_keys
 from ledger.reading import Progress, Reader
@@ -66,15 +67,16 @@ def audit(
         reader.expect(scope)
         if not reader.has_unique_index():
             tally.report(INDEX_MISSING)
-        missing = checkpoints.MissingCheckpoints(
-            tally, _complete_since(tally) if against_checkpoints else None
-        )
+        state = _trusted_state(tally) if against_checkpoints else None
+        missing = checkpoints.MissingCheckpoints(tally, state)
         _walk_chains(reader, tally, scope, missing, on_head)
         missing.report()
-        if against_checkpoints:
-            checkpoints.compare(tally, wallet_id=wallet_id)
+        if state is not None:
+            checkpoints.compare(tally, state["beginning"], wallet_id=wallet_id)
         check = crosscheck.Crosscheck(reader, tally, transactions, expect_settled=expect_settled)
         if wallet_id is None:
+            if state is not None and not tally.verdict.unverified:
+                tally.verdict.unverified = _find_mismatch()
             check.everything()
             tally.judge_sums(is_moving=not expect_settled)
         else:
@@ -85,14 +87,23 @@ def audit(
     return tally.verdict
 
 
-def _complete_since(tally: Tally) -> datetime | None:
-    """Return the moment before which a wallet began that must have a checkpoint."""
+def _trusted_state(tally: Tally) -> Document | None:
+    """Return the state of the continuous audit; note why it cannot be trusted where that is so."""
     try:
-        state = checkpoints.trusted_state()
-    except checkpoints.Untrusted as reason:
-        tally.report(Fault("L1", f"{reason}"))
+        state = audit_record.trusted_state()
+    except audit_record.Unverified as reason:
+        tally.verdict.unverified = str(reason)
         return None
-    return state.get("complete_since") if state else None
+    if state is not None and state["unverified"]:
+        tally.verdict.unverified = state["unverified"]["reason"]
+    return state
+
+
+def _find_mismatch() -> str:
+    try:
+        return record_scan.find_mismatch()
+    except audit_record.Unverified as reason:
+        return str(reason)
 
 
 def _walk_chains(

@@ -1,110 +1,64 @@
 """Checkpoints: up to where each wallet's chain has been verified, and which hash and balance stood there.
 
-A chain of hashes cannot show that its newest entries are gone, nor that all of them were computed anew; a
-checkpoint remembers what they were. What must stay true:
-- Nobody who can write to the database but does not know the key can move a checkpoint: it is sealed
-  (`ledger/sealing.py`). Nor can one vanish unseen: every wallet that had entries before `complete_since`,
-  which is sealed as well, has one.
-- It only moves forward: an update names the checkpoint that its writer has read.
+A chain of hashes cannot show that its newest entries are gone, nor that all of them were computed anew by
+somebody who has the ledger's keys. A checkpoint remembers what they were. What must stay true:
+- It is a part of the audit's record (`ledger/audit_record.py`): nobody who can merely write to the database
+  changes, deletes or puts back one unseen. And where one is gone, the wallet can be named: every wallet that
+  had entries before `complete_since` has one.
 - It is read before the entries that are compared with it. These only become more, so whatever it says about
   them was true before and must be true now.
-
-What it cannot show: that somebody has put back an older copy of a checkpoint and, with it, a chain that was
-computed anew from there. The transactions (L4, L7) and the receipts that people hold contradict such a chain.
+- One with sequence 0 says that staff have accepted that the wallet holds no entry.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
-from typing import Any
 
-from pymongo import InsertOne, UpdateOne
-from pymongo.errors import BulkWriteError
-
-from ledger import sealing
-from ledger.documents import AuditState, Checkpoint, LedgerEntry
-from ledger.keys import ledger_keys
+from ledger.audit_record import CHECKPOINTS, Change
+from ledger.chain import GENESIS_HASH
+from ledger.documents import Checkpoint, LedgerEntry
+from ledger.keys import is_known, ledger_keys
 from ledger.reading import committed
+from ledger.sealing import seal_fault as seal_fault_of
 from ledger.verdict import Tally
 from ledger.verification import Document, Fault, entry_faults, malformation
-from payflow import clock
-from payflow.mongodb import DUPLICATE_KEY_CODE, collection
 
 PAGE_CHECKPOINTS = 200
-STATE_ID = "latest"
-
-_SIGNED = ("_id", "sequence", "hash", "balance_minor")
-
-
 MISSING = Fault("L1", "the wallet's checkpoint is missing")
-
-
-class Untrusted(Exception):  # noqa: N818 - it reads as what happened
-    """The audit's own record is not what the audit has written, so nothing can be judged by it."""
 
 
 # --- Reading and moving -----------------------------------------------------------------------------------
 
 
-def find(wallet_ids: Collection[str]) -> dict[str, Document]:
+def find(wallet_ids: Collection[str], beginning: int) -> dict[str, Document]:
     """Return the checkpoints of those wallets that have one."""
-    return {row["_id"]: row for row in committed(Checkpoint).find({"_id": {"$in": list(wallet_ids)}})}
+    query = {"_id": {"$in": list(wallet_ids)}, "beginning": beginning}
+    return {row["_id"]: row for row in committed(Checkpoint).find(query)}
 
 
-def page(*, after: str, limit: int) -> list[Document]:
+def page(beginning: int, *, after: str, limit: int) -> list[Document]:
     """Return up to `limit` checkpoints in order of their wallets' ids."""
-    return list(committed(Checkpoint).find({"_id": {"$gt": after}}).sort("_id", 1).limit(limit))
+    query = {"_id": {"$gt": after}, "beginning": beginning}
+    return list(committed(Checkpoint).find(query).sort("_id", 1).limit(limit))
 
 
-def advance(moves: Sequence[tuple[Document | None, Document]], now: datetime) -> None:
-    """Move each wallet's checkpoint from where it was read to an entry that was verified.
-
-    Where somebody else has moved it meanwhile, that stands.
-    """
-    if not moves:
-        return
-    requests: list[Any] = []
-    for known, entry in moves:
-        content = _content(entry, now)
-        if known is None:
-            requests.append(InsertOne(content))
-        else:
-            unmoved = {"_id": known["_id"], "sequence": known["sequence"], "mac": known["mac"]}
-            requests.append(UpdateOne(unmoved, {"$set": content}))
-    try:
-        collection(Checkpoint).bulk_write(requests, ordered=False)
-    except BulkWriteError as error:
-        if any(failure["code"] != DUPLICATE_KEY_CODE for failure in error.details.get("writeErrors", [])):
-            raise
-
-
-def put(entry: Document, now: datetime) -> None:
-    """Set a wallet's checkpoint to an entry, whatever it was: staff have accepted the chain as it is."""
-    content = _content(entry, now)
-    collection(Checkpoint).replace_one({"_id": content["_id"]}, content, upsert=True)
-
-
-def remove(wallet_id: str) -> None:
-    """Forget a wallet's checkpoint: staff have accepted that it holds no entry."""
-    collection(Checkpoint).delete_one({"_id": wallet_id})
-
-
-def forget_all() -> None:
-    """Forget every checkpoint: the next audits begin anew, from the ledger as it is then."""
-    # The state first: without it no audit begins, so none can put new checkpoints between the old ones.
-    collection(AuditState).delete_many({})
-    collection(Checkpoint).delete_many({})
-
-
-def _content(entry: Document, now: datetime) -> dict[str, Any]:
-    content = {
+def move(known: Document | None, entry: Document, now: datetime) -> Change:
+    """Return the change that moves a wallet's checkpoint to an entry that was verified."""
+    new = {
         "_id": entry["wallet_id"],
         "sequence": entry["sequence"],
         "hash": entry["hash"],
         "balance_minor": entry["balance_minor"],
+        "verified_at": now,
     }
-    return {**content, "verified_at": now, **sealing.seal([content[name] for name in _SIGNED])}
+    return Change(CHECKPOINTS, known, new)
+
+
+def empty(known: Document | None, wallet_id: str, now: datetime) -> Change:
+    """Return the change that notes that a wallet holds no entry: staff have accepted that."""
+    none = {"wallet_id": wallet_id, "sequence": 0, "hash": GENESIS_HASH, "balance_minor": 0}
+    return move(known, none, now)
 
 
 # --- Judging ----------------------------------------------------------------------------------------------
@@ -112,18 +66,18 @@ def _content(entry: Document, now: datetime) -> dict[str, Any]:
 
 def seal_fault(checkpoint: Document) -> Fault | None:
     """Return what is wrong with a checkpoint in itself."""
-    values = [checkpoint.get(name) for name in _SIGNED]
-    sealable = [value for value in values if isinstance(value, str | int)]
-    if sealable == values and sealing.fits(checkpoint, sealable):
+    if not seal_fault_of(CHECKPOINTS, checkpoint):
         return None
-    if not sealing.is_known(checkpoint):
-        return Fault("L1", "the checkpoint was sealed with a key that is not known here")
-    return Fault("L1", "the checkpoint was altered: its seal does not fit")
+    if not is_known(checkpoint):
+        return Fault("L1", "the checkpoint's MAC was made with a key that is not known here")
+    return Fault("L1", "the checkpoint was altered: its MAC does not fit")
 
 
 def entry_fault(checkpoint: Document, entry: Document | None) -> Fault | None:
     """Return how a genuine checkpoint contradicts the entry that is stored at its sequence."""
     position = f"#{checkpoint['sequence']}"
+    if checkpoint["sequence"] == 0 and entry is None:
+        return None
     if entry is None:
         return Fault("L1", f"{position} was verified and is gone: the tail was cut, or the entry deleted")
     if reason := malformation(entry):
@@ -142,47 +96,17 @@ def missing_fault(first: Document, complete_since: datetime | None) -> Fault | N
     return MISSING
 
 
-# --- The seal over all of them ----------------------------------------------------------------------------
-
-
-def sealed_state(complete_since: datetime | None) -> dict[str, Any]:
-    """Return the sealed part of the audit's state."""
-    return {"complete_since": complete_since, **sealing.seal(_state_values(complete_since))}
-
-
-def trusted_state() -> Document | None:
-    """Return the audit's state, None before the first audit. Raises Untrusted."""
-    # In this order: whoever writes a first checkpoint has written the state before.
-    has_checkpoints = committed(Checkpoint).find_one({}, {"_id": 1}) is not None
-    state = committed(AuditState).find_one({"_id": STATE_ID})
-    if state is None and has_checkpoints:
-        raise Untrusted("the audit's own record is gone, but not the checkpoints")
-    if state is None:
-        return None
-    since = state.get("complete_since")
-    if not isinstance(since, datetime | None) or not sealing.fits(state, _state_values(since)):
-        raise Untrusted(
-            "the audit's own record was altered, or DJANGO_SECRET_KEY was changed and the old key is not "
-            "in DJANGO_SECRET_KEY_FALLBACKS"
-        )
-    if since is not None and not has_checkpoints:
-        raise Untrusted("every checkpoint is gone")
-    return state
-
-
-def _state_values(since: datetime | None) -> list[str | int]:
-    return ["complete since", 0 if since is None else clock.epoch_ms(since)]
-
-
 # --- For the full audit -----------------------------------------------------------------------------------
 
 
-def compare(tally: Tally, *, wallet_id: str | None = None) -> None:
+def compare(tally: Tally, beginning: int, *, wallet_id: str | None = None) -> None:
     """Report every checkpoint, or one wallet's, that was altered or that the ledger contradicts."""
     after = ""
     while True:
         found = (
-            page(after=after, limit=PAGE_CHECKPOINTS) if wallet_id is None else [*find([wallet_id]).values()]
+            page(beginning, after=after, limit=PAGE_CHECKPOINTS)
+            if wallet_id is None
+            else [*find([wallet_id], beginning).values()]
         )
         for checkpoint, fault in _contradictions(found):
             where = {"wallet_id": checkpoint["_id"], "sequence": checkpoint.get("sequence")}
@@ -208,9 +132,10 @@ def _contradictions(found: Sequence[Document]) -> Iterator[tuple[Document, Fault
 class MissingCheckpoints:
     """Tells of wallets without a checkpoint, as the full audit comes upon their first entries."""
 
-    def __init__(self, tally: Tally, since: datetime | None) -> None:
+    def __init__(self, tally: Tally, state: Document | None) -> None:
         self._tally = tally
-        self._since = since
+        self._since: datetime | None = state["complete_since"] if state else None
+        self._beginning: int = state["beginning"] if state else 0
         self._waiting: dict[str, Document] = {}
 
     def meet(self, first: Document) -> None:
@@ -222,7 +147,7 @@ class MissingCheckpoints:
 
     def report(self) -> None:
         """Look up those that were noted."""
-        known = find(self._waiting) if self._waiting else {}
+        known = find(self._waiting, self._beginning) if self._waiting else {}
         for wallet_id, first in self._waiting.items():
             fault = missing_fault(first, self._since)
             if wallet_id not in known and fault:

@@ -5,7 +5,15 @@ Only `ledger/posting.py` inserts entries and nothing ever updates or deletes the
 
 from __future__ import annotations
 
-from mongoengine import BooleanField, DateTimeField, DictField, Document, LongField, StringField
+from mongoengine import (
+    BooleanField,
+    DateTimeField,
+    DictField,
+    Document,
+    ListField,
+    LongField,
+    StringField,
+)
 
 
 class LedgerEntry(Document):
@@ -54,6 +62,8 @@ class Checkpoint(Document):
     hash = StringField(required=True)
     balance_minor = LongField(required=True)
     verified_at = DateTimeField(required=True)
+    beginning = LongField(required=True)
+    counter = LongField(required=True)
     key_id = StringField(required=True)
     mac = StringField(required=True)
 
@@ -77,6 +87,10 @@ class Finding(Document):
     found_at = DateTimeField(required=True)
     cleared_at = DateTimeField()
     cleared_by = StringField()
+    beginning = LongField(required=True)
+    counter = LongField(required=True)
+    key_id = StringField(required=True)
+    mac = StringField(required=True)
 
     meta = {
         "collection": "ledger_findings",
@@ -92,13 +106,26 @@ class Finding(Document):
 
 
 class AuditState(Document):
-    """How far the continuous audit has come, and its latest verdict: one document."""
+    """How far the continuous audit has come, and its latest verdict: one document under a MAC.
+
+    `ledger/audit_record.py` says how it is written.
+    """
 
     id = StringField(primary_key=True)
-    # Counts the ticks: one that was overtaken by another writes nothing.
-    version = LongField(required=True)
-    # Every wallet that had entries before this moment has a checkpoint; sealed like one.
+    # Only grows: a writer names the one that it follows.
+    counter = LongField(required=True)
+    # Whose checkpoints and findings count; and who began, when and why, each: at, by, reason, instead_of.
+    beginning = LongField(required=True)
+    beginnings = ListField(DictField())
+    # Every wallet that had entries before this moment has a checkpoint.
     complete_since = DateTimeField()
+    # Of the checkpoints and of the findings: how many there are, the sum of their MACs, how far both were
+    # added up again.
+    registers = DictField()
+    # What is wrong with the record: reason, since.
+    unverified = DictField(null=True)
+    # Changes to checkpoints and findings that are counted already and may be still to make.
+    intent = ListField(DictField())
     key_id = StringField(required=True)
     mac = StringField(required=True)
     # Where the slices of the next tick begin.
@@ -108,4 +135,4 @@ class AuditState(Document):
     meta = {"collection": "ledger_audit", "auto_create_index": False}
 
     def __str__(self) -> str:
-        return f"audit, tick {self.version}"
+        return f"audit, {self.counter}"

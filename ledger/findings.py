@@ -1,119 +1,118 @@
 """What the continuous audit has found broken, until staff have cleared it.
 
 A finding is about a position in a wallet's chain, or about a transaction; its id says which, so that the same
-break is written down, and told, once. What must stay true: the wallet is frozen before the finding is there,
-because what has been found is not looked at again.
+break is written down, and told, once. Findings are a part of the audit's record (`ledger/audit_record.py`).
+What must stay true: the wallet is frozen before the finding is there, because what has been found is not
+looked at again; and it stays frozen for as long as the finding is open (`ledger/monitor.py`).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
-from pymongo.errors import DuplicateKeyError
-
+from ledger.audit_record import FINDINGS, Change
 from ledger.documents import Finding
+from ledger.reading import committed
 from ledger.verdict import Violation
+from ledger.verification import Document
 from payflow import metrics
 from payflow.mongodb import collection, unavailable_is_transient
 
 logger = logging.getLogger(__name__)
 
-OPEN_TRANSACTIONS_MAX = 100
-# Stands in an invariant's place when the audit itself cannot go on.
-AUDIT = "AUDIT"
+LOGGED_MAX = 20
+_CONTENT = ("invariant", "detail", "wallet_id", "sequence", "transaction_id")
 
-Freeze = Callable[[str], None]
+# Returns whether the wallet was not frozen before.
+Freeze = Callable[[str], bool | None]
 
 
-def report(violation: Violation, *, freeze: Freeze, now: datetime) -> bool:
-    """Freeze the wallet that a violation names, and write it down; return whether it is news."""
-    if violation.wallet_id is not None:
-        freeze(violation.wallet_id)
-    facts = {
-        "invariant": violation.invariant,
-        "detail": violation.detail,
-        "wallet_id": violation.wallet_id,
-        "sequence": violation.sequence,
-        "transaction_id": violation.transaction_id,
-    }
+def id_of(violation: Violation) -> str:
+    """Return the id of the finding about a violation: where it is."""
     parts = (violation.invariant, violation.wallet_id, violation.sequence, violation.transaction_id)
-    id_ = ":".join(str(part) for part in parts if part is not None)
-    try:
-        collection(Finding).update_one(
-            {"_id": id_, "is_open": False},
-            {
-                "$set": {"is_open": True, "found_at": now, **facts},
-                "$unset": {"cleared_at": "", "cleared_by": ""},
-            },
-            upsert=True,
-        )
-    except DuplicateKeyError:
-        return False  # it is open already
-    metrics.LEDGER_VIOLATIONS.labels(violation.invariant).inc()
-    logger.error("ledger invariant broken", extra={**facts, "frozen": violation.wallet_id is not None})
-    return True
+    return ":".join(str(part) for part in parts if part is not None)
 
 
-def broken_wallets(wallet_ids: Collection[str]) -> set[str]:
+def open_all(violations: Collection[Violation], beginning: int, now: datetime) -> list[Change]:
+    """Return the changes that write violations down, but for those that are open already."""
+    changes = new(violations, now)
+    query = {"_id": {"$in": [change.new["_id"] for change in changes]}, "beginning": beginning}
+    known = {row["_id"]: row for row in committed(Finding).find(query)}
+    return [
+        Change(FINDINGS, known.get(change.new["_id"]), change.new)
+        for change in changes
+        if not known.get(change.new["_id"], {}).get("is_open")
+    ]
+
+
+def new(violations: Iterable[Violation], now: datetime) -> list[Change]:
+    """Return the changes that write violations down where none is known."""
+    by_id = {id_of(violation): violation for violation in violations}
+    return [
+        Change(FINDINGS, None, {"_id": id_, **_content(violation), "is_open": True, "found_at": now})
+        for id_, violation in by_id.items()
+    ]
+
+
+def tell(news: Iterable[Change]) -> None:
+    """Log and count what was written down for the first time."""
+    for change in news:
+        facts = {name: change.new[name] for name in _CONTENT}
+        metrics.LEDGER_VIOLATIONS.labels(facts["invariant"]).inc()
+        frozen = facts["wallet_id"] is not None
+        logger.error("ledger invariant broken", extra={**facts, "frozen": frozen})
+
+
+def _content(violation: Violation) -> dict[str, Any]:
+    content = {name: getattr(violation, name) for name in _CONTENT}
+    # What is stored may be anything; in the record there are only numbers.
+    return {**content, "sequence": violation.sequence if isinstance(violation.sequence, int) else None}
+
+
+def broken_wallets(wallet_ids: Collection[str], beginning: int) -> set[str]:
     """Return those of the wallets about which something is open."""
-    query = {"is_open": True, "wallet_id": {"$in": list(wallet_ids)}}
+    query = {"is_open": True, "wallet_id": {"$in": list(wallet_ids)}, "beginning": beginning}
     return {row["wallet_id"] for row in collection(Finding).find(query, {"wallet_id": 1})}
 
 
-def broken_transactions(*, after: str) -> tuple[list[str], str]:
-    """Return the next transactions about which something is open, and where to go on."""
-    query = {"is_open": True, "wallet_id": None, "transaction_id": {"$type": "string"}, "_id": {"$gt": after}}
-    found = collection(Finding).find(query, {"transaction_id": 1}).sort("_id", 1)
-    rows = list(found.limit(OPEN_TRANSACTIONS_MAX))
-    following = rows[-1]["_id"] if len(rows) == OPEN_TRANSACTIONS_MAX else ""
-    return sorted({row["transaction_id"] for row in rows}), following
-
-
-def list_open(*, limit: int) -> list[dict[str, Any]]:
+def list_open(beginning: int, *, limit: int) -> list[dict[str, Any]]:
     """Return what is open."""
     with unavailable_is_transient():
-        return list(
-            collection(Finding).find({"is_open": True}).sort({"is_open": 1, "wallet_id": 1}).limit(limit)
-        )
+        found = collection(Finding).find({"is_open": True, "beginning": beginning})
+        return list(found.sort({"is_open": 1, "wallet_id": 1}).limit(limit))
 
 
-def count_open() -> dict[str, int]:
+def count_open(beginning: int) -> dict[str, int]:
     """Return how much is open of each invariant."""
+    match = {"$match": {"is_open": True, "beginning": beginning}}
     with unavailable_is_transient():
-        rows = collection(Finding).aggregate(
-            [{"$match": {"is_open": True}}, {"$group": {"_id": "$invariant", "count": {"$sum": 1}}}]
-        )
+        rows = collection(Finding).aggregate([match, {"$group": {"_id": "$invariant", "count": {"$sum": 1}}}])
         return {row["_id"]: row["count"] for row in rows}
 
 
-def clear_wallet(wallet_id: str, *, by: str, now: datetime) -> int:
-    """Close what is open about a wallet; return how much it was. `by` is who decided it."""
-    return _clear({"wallet_id": wallet_id}, by, now)
+def find_of_wallet(wallet_id: str, beginning: int) -> list[Document]:
+    """Return what is open about a wallet."""
+    query = {"is_open": True, "wallet_id": wallet_id, "beginning": beginning}
+    return list(committed(Finding).find(query))
 
 
-def clear_transactions(transaction_ids: Collection[str], *, by: str, now: datetime) -> int:
-    """Close what is open about transactions; return how much it was."""
-    return _clear({"wallet_id": None, "transaction_id": {"$in": list(transaction_ids)}}, by, now)
+def find_general(invariant: str, beginning: int) -> list[Document]:
+    """Return what is open about an invariant, but about no wallet and no transaction."""
+    query = {"_id": invariant, "is_open": True, "beginning": beginning}
+    return list(committed(Finding).find(query))
 
 
-def clear_audit(*, now: datetime) -> int:
-    """Close what was open about the audit itself: it runs again."""
-    return _clear({"invariant": AUDIT}, "the audit", now)
+def close(found: Iterable[Document], *, by: str, now: datetime) -> list[Change]:
+    """Return the changes that close findings. `by` is who decided it."""
+    closed = {"is_open": False, "cleared_at": now, "cleared_by": by}
+    return [Change(FINDINGS, row, {**row, **closed}) for row in found]
 
 
-def clear_general(invariant: str, *, now: datetime) -> int:
-    """Close what was open about no wallet and no transaction."""
-    which = {"invariant": invariant, "wallet_id": None, "transaction_id": None}
-    return _clear(which, "the audit", now)
-
-
-def _clear(which: dict[str, Any], by: str, now: datetime) -> int:
-    change = {"$set": {"is_open": False, "cleared_at": now, "cleared_by": by}}
-    with unavailable_is_transient():
-        count = collection(Finding).update_many({"is_open": True, **which}, change).modified_count
-    if count:
-        logger.warning("ledger findings cleared", extra={"by": by, "count": count, **which})
-    return count
+def tell_closed(changes: Sequence[Change], *, by: str) -> None:
+    """Log what was closed."""
+    if changes:
+        ids = [change.new["_id"] for change in changes[:LOGGED_MAX]]
+        logger.warning("ledger findings cleared", extra={"by": by, "count": len(changes), "findings": ids})

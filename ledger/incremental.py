@@ -10,8 +10,10 @@ the old one did. Only what a later tick misses as well is reported.
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import groupby, islice
@@ -19,10 +21,11 @@ from typing import Any
 
 from django.conf import settings
 
-from ledger import checkpoints, findings, sealing
+from ledger import checkpoints, findings
+from ledger.audit_record import Change, Record
 from ledger.crosscheck import Crosscheck, Part, Transactions
 from ledger.documents import LedgerEntry
-from ledger.keys import ledger_keys
+from ledger.keys import is_current, ledger_keys
 from ledger.reading import Reader, committed
 from ledger.verdict import Tally, Violation
 from ledger.verification import (
@@ -35,7 +38,11 @@ from ledger.verification import (
     malformation,
 )
 
+logger = logging.getLogger(__name__)
+
 BATCH_WALLETS = 100
+# So many findings are written down at once.
+FOUND_MAX = 500
 BATCH_ENTRIES = 2_000
 BATCH_TRANSACTIONS = 500
 # What is missing is reported when it still is after so long.
@@ -116,17 +123,19 @@ class Verifier:
 
     def __init__(
         self,
+        record: Record,
         *,
         transactions: Transactions | None,
         freeze: findings.Freeze,
-        since: datetime | None,
         now: datetime,
         deadline: float,
         suspected: Mapping[str, Suspicion] | None = None,
     ) -> None:
         self._transactions = transactions
         self._freeze = freeze
-        self._since = since
+        self._record = record
+        self._beginning = record.beginning
+        self._since: datetime | None = record.state["complete_since"]
         self._now = now
         self._deadline = deadline
         self._suspected = suspected or {}
@@ -135,6 +144,8 @@ class Verifier:
         self.suspected_transactions: dict[str, datetime] = {}
         self.verified = 0
         self.news = 0
+        # What is broken and not written down yet, by the id of the finding.
+        self._found: dict[str, Violation] = {}
 
     @property
     def has_time(self) -> bool:
@@ -155,7 +166,7 @@ class Verifier:
 
     def _verify_batch(self, batch: Targets) -> Targets:
         """Verify a part of each wallet; return how far each was followed, without those that are broken."""
-        broken = findings.broken_wallets(batch)
+        broken = findings.broken_wallets(batch, self._beginning)
         batch = {wallet_id: until for wallet_id, until in batch.items() if wallet_id not in broken}
         known, walks = self._look(batch)
         suspects = {wallet_id: batch[wallet_id] for wallet_id, found in walks.items() if found.broken}
@@ -169,19 +180,20 @@ class Verifier:
         self._check_transactions(
             [entry["transaction_id"] for found in walks.values() for entry in found.fresh]
         )
-        moves = [
-            (known.get(wallet_id), found.reached)
-            for wallet_id, found in walks.items()
-            if found.reached is not None and (found.fresh or sealing.is_old(known[wallet_id]))
-        ]
-        checkpoints.advance(moves, self._now)
+        self.write_down(
+            [
+                checkpoints.move(known.get(wallet_id), found.reached, self._now)
+                for wallet_id, found in walks.items()
+                if found.reached is not None and (found.fresh or not is_current(known[wallet_id]))
+            ]
+        )
         self.verified += sum(len(found.fresh) for found in walks.values())
         sound = {wallet_id: found for wallet_id, found in walks.items() if not found.broken}
         return {wallet_id: found.reached["sequence"] for wallet_id, found in sound.items() if found.reached}
 
     def _look(self, batch: Targets) -> tuple[dict[str, Document], dict[str, Walk]]:
         """Read checkpoints, then entries, and follow each chain for as far as a batch may."""
-        known = checkpoints.find(batch)
+        known = checkpoints.find(batch, self._beginning)
         walks, ranges = {}, {}
         for wallet_id, until in batch.items():
             was = known.get(wallet_id)
@@ -190,12 +202,16 @@ class Verifier:
                 sequence = place if isinstance(place, int) else None
                 walks[wallet_id] = Walk(broken=Violation("L1", fault.detail, wallet_id, sequence))
                 continue
-            first = was["sequence"] if was is not None else 1
+            first = max(1, was["sequence"]) if was is not None else 1
             ranges[wallet_id] = (first, max(first, min(until, first + BATCH_ENTRIES // len(batch))))
         chains = _read_chains(ranges)
         for wallet_id, (_, last) in ranges.items():
             entries = chains.get(wallet_id, ())
-            walks[wallet_id] = walk(wallet_id, known.get(wallet_id), entries, last, self._since)
+            was = known.get(wallet_id)
+            if was is not None and was["sequence"] == 0:
+                walks[wallet_id] = walk(wallet_id, None, entries, last, None)
+            else:
+                walks[wallet_id] = walk(wallet_id, was, entries, last, self._since)
         return known, walks
 
     def _is_too_early(self, wallet_id: str, until: int) -> bool:
@@ -207,17 +223,29 @@ class Verifier:
         self.suspicions[wallet_id] = Suspicion(max(until, earlier.until if earlier else 0), since)
         return True
 
-    def check_again(self, *, after: str) -> str:
-        """Look again at transactions that were found wrong; clear those that are right now.
+    def check_again(self, found: Iterable[Document]) -> None:
+        """Look again at what was found and is open.
 
-        Return where to go on, an empty string at the end.
+        A wallet is frozen again if somebody has thawed it in the database; a transaction that is right now is
+        cleared.
         """
-        ids, following = findings.broken_transactions(after=after)
-        still = {violation.transaction_id for violation in self._judge_transactions(ids)}
-        healed = [id_ for id_ in ids if id_ not in still]
-        if healed:
-            findings.clear_transactions(healed, by="the audit", now=self._now)
-        return following
+        rows = [row for row in found if row["is_open"]]
+        # Asked again: staff may have settled one meanwhile.
+        wallets = {row["wallet_id"] for row in rows if row["wallet_id"] is not None}
+        for wallet_id in findings.broken_wallets(wallets, self._beginning):
+            if self._freeze(wallet_id):
+                logger.error("a broken wallet was not frozen; it is again", extra={"wallet_id": wallet_id})
+        by_transaction: dict[str, list[Document]] = defaultdict(list)
+        for row in rows:
+            if row["wallet_id"] is None and row["transaction_id"] is not None:
+                by_transaction[row["transaction_id"]].append(row)
+        still = {violation.transaction_id for violation in self._judge_transactions(list(by_transaction))}
+        self._clear(row for id_, rows in by_transaction.items() if id_ not in still for row in rows)
+
+    def _clear(self, found: Iterable[Document]) -> None:
+        changes = findings.close(found, by="the audit", now=self._now)
+        self.write_down(changes)
+        findings.tell_closed(changes, by="the audit")
 
     def check_part(self, *, before: str | None) -> Part:
         """Check the next part of the round over transactions; what is wrong is suspected at first."""
@@ -247,11 +275,24 @@ class Verifier:
             if is_there:
                 self.report(Violation(fault.invariant, fault.detail))
             else:
-                findings.clear_general(fault.invariant, now=self._now)
+                self._clear(findings.find_general(fault.invariant, self._beginning))
 
     def report(self, violation: Violation) -> None:
-        """Have a violation written down."""
-        self.news += findings.report(violation, freeze=self._freeze, now=self._now)
+        """Freeze the wallet that a violation names, and have it written down soon."""
+        if violation.wallet_id is not None:
+            self._freeze(violation.wallet_id)
+        self._found.setdefault(findings.id_of(violation), violation)
+        if len(self._found) >= FOUND_MAX:
+            self.write_down()
+
+    def write_down(self, changes: Sequence[Change] = ()) -> None:
+        """Write down what was found and these changes, as one. Raises Overtaken, Transient."""
+        news = findings.open_all(self._found.values(), self._beginning, self._now) if self._found else []
+        if news or changes:
+            self._record.commit([*news, *changes])
+        self._found.clear()
+        self.news += len(news)
+        findings.tell(news)
 
     def _check_transactions(self, transaction_ids: Iterable[str | None]) -> None:
         ids = dict.fromkeys(id_ for id_ in transaction_ids if id_ is not None)

@@ -22,7 +22,7 @@ from typing import Any
 
 from pymongo.errors import BulkWriteError
 
-from ledger import selectors
+from ledger import audit_record, selectors
 from ledger.chain import Entry, Posting, extend
 from ledger.documents import LedgerEntry
 from ledger.errors import Contention
@@ -60,6 +60,8 @@ def post(
     the ids of those that were not there before.
     """
     wanted = _by_operation(postings)
+    with unavailable_is_transient():
+        audit_record.ensure_begun()
     done: dict[str, Entry] = {}
     for attempt in range(ATTEMPTS_MAX):
         pending = [posting for operation_id, posting in wanted.items() if operation_id not in done]

@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
-from ledger import checkpoints, findings, sealing
+from ledger import checkpoints, findings
 from ledger.documents import LedgerEntry
 from ledger.incremental import ORDER, Targets, batches, sequence_of, wallet_of
-from ledger.keys import ledger_keys
+from ledger.keys import is_current, ledger_keys
 from ledger.reading import committed
 from ledger.selectors import heads_pipeline
 from ledger.verdict import Violation
@@ -32,7 +32,7 @@ NEWEST_BATCH_ENTRIES = 200
 HISTORY_ENTRIES_MIN = 2
 
 
-def newest(*, entries_max: int, report: Callable[[Violation], None]) -> tuple[Targets, bool]:
+def newest(beginning: int, *, entries_max: int, report: Callable[[Violation], None]) -> tuple[Targets, bool]:
     """Return the wallets that the newest entries belong to, and whether all that is new was seen."""
     rows = committed(LedgerEntry).find({}, {"wallet_id": 1, "sequence": 1}, batch_size=NEWEST_BATCH_ENTRIES)
     targets: Targets = {}
@@ -40,9 +40,10 @@ def newest(*, entries_max: int, report: Callable[[Violation], None]) -> tuple[Ta
     for batch in batches(rows.sort({"$natural": -1}).limit(entries_max), NEWEST_BATCH_ENTRIES):
         seen = _furthest(batch, report)
         unknown = seen.keys() - known.keys()
-        known |= {wallet_id: sequence_of(found) for wallet_id, found in checkpoints.find(unknown).items()}
+        found = checkpoints.find(unknown, beginning)
+        known |= {wallet_id: sequence_of(checkpoint) for wallet_id, checkpoint in found.items()}
         # What is broken is known, too, until staff have cleared it.
-        known |= dict.fromkeys(findings.broken_wallets(unknown), float("inf"))
+        known |= dict.fromkeys(findings.broken_wallets(unknown, beginning), float("inf"))
         fresh = {wallet_id: until for wallet_id, until in seen.items() if until > known.get(wallet_id, 0)}
         if not fresh:
             return targets, True
@@ -64,18 +65,18 @@ def _furthest(rows: Iterable[Document], report: Callable[[Violation], None]) -> 
     return seen
 
 
-def next_wallets(*, after: str, limit: int) -> tuple[Targets, str]:
+def next_wallets(beginning: int, *, after: str, limit: int) -> tuple[Targets, str]:
     """Return those of the next wallets that are not as their checkpoints say, and where to go on.
 
     That is an empty string at the end.
     """
-    known = checkpoints.page(after=after, limit=limit)
+    known = checkpoints.page(beginning, after=after, limit=limit)
     rows = committed(LedgerEntry).aggregate(heads_pipeline([checkpoint["_id"] for checkpoint in known]))
     heads = {row["_id"]: row["head"] for row in rows}
     targets = {}
     for checkpoint in known:
         head = heads.get(checkpoint["_id"])
-        is_as_sealed = not checkpoints.seal_fault(checkpoint) and not sealing.is_old(checkpoint)
+        is_as_sealed = not checkpoints.seal_fault(checkpoint) and is_current(checkpoint)
         if not is_as_sealed or checkpoints.entry_fault(checkpoint, head):
             targets[checkpoint["_id"]] = max(sequence_of(checkpoint), sequence_of(head or {}), 1)
     return targets, known[-1]["_id"] if len(known) == limit else ""
@@ -92,14 +93,14 @@ class Slice:
     position: dict[str, Any] | None = None
 
 
-def next_history(*, position: Mapping[str, Any] | None, entries_max: int) -> Slice:
+def next_history(beginning: int, *, position: Mapping[str, Any] | None, entries_max: int) -> Slice:
     """Verify the next entries behind the checkpoints, in order of wallet and sequence."""
     rows = _read_history(position, max(entries_max, HISTORY_ENTRIES_MIN))
     result = Slice(entries=len(rows))
     chains = {wallet_id: list(group) for wallet_id, group in groupby(rows, key=wallet_of)}
     # Read after the entries, they may be further; what lies behind them now was verified all the same.
-    known = checkpoints.find(chains)
-    broken = findings.broken_wallets(chains)
+    known = checkpoints.find(chains, beginning)
+    broken = findings.broken_wallets(chains, beginning)
     for wallet_id, chain in chains.items():
         if wallet_id in broken:
             continue

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ledger.serializers import AuditOutput, SimulationInput, SimulationOutput
 from payflow.api.describing import EXAMPLE_KEYS, Answer, Model, Operation, record, text
 from payflow.api.fields import NoInput
@@ -29,8 +31,15 @@ KEYS = Model(
         },
     ),
 )
-_AUDIT = {
+_AUDIT: dict[str, Any] = {
     "status": "CLEAN",
+    "unverified": None,
+    "beginning": {
+        "at": "2026-11-23T05:10:02.118Z",
+        "by": "PayFlow",
+        "reason": "the ledger was empty",
+        "instead_of": "",
+    },
     "checked_at": "2026-11-23T05:13:30.004Z",
     "invariants": {f"L{number}": {"holds": True, "violations": 0} for number in range(1, 9)},
     "wallets_checked": 10,

@@ -1,54 +1,46 @@
-"""Seals: a MAC (HMAC-SHA-256, RFC 2104) over what the audit remembers; its key is made of DJANGO_SECRET_KEY.
-
-What must stay true: who can write to the database but does not know the key can delete what is sealed, but
-never change it unseen. Each seal names its key, so that a key that was changed is not taken for a forgery:
-the old one goes into DJANGO_SECRET_KEY_FALLBACKS until everything carries a new seal.
-"""
+"""MACs over whole documents of the audit's record (`ledger/audit_record.py`), whatever they hold."""
 
 from __future__ import annotations
 
-import hmac
 import json
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
-from django.conf import settings
-from django.utils.crypto import salted_hmac
-
-_SALT = "payflow.ledger.audit"
-
-
-def seal(values: Sequence[str | int]) -> dict[str, str]:
-    """Return the seal over some values, as it is stored beside them."""
-    return {"key_id": _key_id(settings.SECRET_KEY), "mac": _mac(values, settings.SECRET_KEY)}
+from ledger.keys import audit_mac, audit_mac_fault
+from ledger.verification import Document
+from payflow import clock
 
 
-def fits(stored: Mapping[str, Any], values: Sequence[str | int]) -> bool:
-    """Say whether the seal in a stored document is ours and made over these values."""
-    macs = [_mac(values, secret) for secret in _secrets() if _key_id(secret) == stored.get("key_id")]
-    return any(hmac.compare_digest(mac, str(stored.get("mac"))) for mac in macs)
+def seal(kind: str, document: Document) -> dict[str, Any]:
+    """Return a document with a MAC over all of it."""
+    content = {name: value for name, value in document.items() if name not in ("key_id", "mac")}
+    return {**content, **audit_mac([kind, _canonical(content)])}
 
 
-def is_known(stored: Mapping[str, Any]) -> bool:
-    """Say whether a seal names a key that is known here."""
-    return stored.get("key_id") in {_key_id(secret) for secret in _secrets()}
+def seal_fault(kind: str, document: Document) -> str:
+    """Return why the MAC of a stored document does not prove it, or an empty string."""
+    content = {name: value for name, value in document.items() if name not in ("key_id", "mac")}
+    try:
+        values = [kind, _canonical(content)]
+    except (TypeError, ValueError):
+        return "it holds what the audit never writes"
+    return audit_mac_fault(document, values)
 
 
-def is_old(stored: Mapping[str, Any]) -> bool:
-    """Say whether a seal names another key than the one in use."""
-    return bool(stored.get("key_id") != _key_id(settings.SECRET_KEY))
+def _canonical(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), default=_plain)
 
 
-def _secrets() -> list[str]:
-    return [settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS]
+def _plain(value: Any) -> str:
+    if isinstance(value, datetime):
+        return f"at {clock.epoch_ms(value)}"
+    raise TypeError
 
 
-@lru_cache(maxsize=16)
-def _key_id(secret: str) -> str:
-    return salted_hmac(f"{_SALT}.key", "", secret, algorithm="sha256").hexdigest()[:16]
-
-
-def _mac(values: Sequence[str | int], secret: str) -> str:
-    canonical = json.dumps(list(values), separators=(",", ":"))
-    return salted_hmac(_SALT, canonical, secret, algorithm="sha256").hexdigest()
+def weight(document: Document) -> int:
+    """Return what a document adds to its register's sum."""
+    try:
+        return int(str(document.get("mac")), 16)
+    except ValueError:
+        return 0

@@ -152,12 +152,28 @@ class RoundOutput(serializers.Serializer):
     last_ended_at = MomentField(allow_null=True, help_text="When the last round ended.")
 
 
+class BeginningOutput(serializers.Serializer):
+    """Who had the audit's record begin, and why."""
+
+    at = MomentField(help_text="When it began.")
+    by = serializers.CharField(help_text="Who accepted it: PayFlow itself while the ledger was empty.")
+    reason = serializers.CharField(help_text="Why.")
+    instead_of = serializers.CharField(help_text="What was wrong with the record before, empty if nothing.")
+
+
 class AuditOutput(serializers.Serializer):
     """The verdict of the continuous audit."""
 
     status = serializers.ChoiceField(
-        choices=["CLEAN", "VIOLATED", "UNKNOWN"],
-        help_text="VIOLATED while an invariant is broken; UNKNOWN while no audit has run for a while.",
+        choices=["CLEAN", "VIOLATED", "UNVERIFIED", "UNKNOWN"],
+        help_text="VIOLATED while an invariant is broken; UNVERIFIED while the audit's own record is "
+        "missing, altered or older than one seen before; UNKNOWN while no audit has run for a while.",
+    )
+    unverified = serializers.CharField(
+        allow_null=True, help_text="Why the audit's own record cannot be trusted, a sentence for people."
+    )
+    beginning = BeginningOutput(
+        allow_null=True, help_text="When the audit's record began; everything before counts as accepted."
     )
     checked_at = MomentField(allow_null=True, help_text="When the audit last looked.")
     invariants = serializers.DictField(child=InvariantOutput(), help_text="Each invariant by its name.")
@@ -179,6 +195,8 @@ class AuditOutput(serializers.Serializer):
         return cls(
             {
                 "status": report.status,
+                "unverified": report.unverified or None,
+                "beginning": _beginning(report.beginning),
                 "checked_at": _time(report.checked_at),
                 "invariants": {name: _invariant(report.counts.get(name, 0)) for name in INVARIANTS},
                 "wallets_checked": report.wallets,
@@ -194,6 +212,10 @@ class AuditOutput(serializers.Serializer):
 
 def _invariant(violations: int) -> dict[str, Any]:
     return {"holds": violations == 0, "violations": violations}
+
+
+def _beginning(beginning: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    return None if beginning is None else {**beginning, "at": _time(beginning["at"])}
 
 
 def _round(round_: Round) -> dict[str, Any]:

@@ -82,11 +82,18 @@ class Verdict:
     sums_until: datetime | None = None
     violations: list[Violation] = field(default_factory=list)
     violations_count: int = 0
+    # Why the record of the continuous audit cannot be trusted, else an empty string.
+    unverified: str = ""
+
+    @property
+    def status(self) -> str:
+        """CLEAN when every invariant holds and the audit's record says so, too."""
+        return "VIOLATED" if self.violations_count else "UNVERIFIED" if self.unverified else "CLEAN"
 
     @property
     def is_clean(self) -> bool:
-        """Say whether every invariant holds."""
-        return self.violations_count == 0
+        """Say whether every invariant holds, and nothing speaks against the audit's record."""
+        return self.status == "CLEAN"
 
     @property
     def entries_per_second(self) -> float:
@@ -101,7 +108,8 @@ class Verdict:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the verdict for JSON."""
-        verdict = {"clean": self.is_clean, **asdict(self), "seconds": round(self.seconds, 3)}
+        verdict = {"status": self.status, "clean": self.is_clean, **asdict(self)}
+        verdict["seconds"] = round(self.seconds, 3)
         verdict["sums_until"] = clock.rfc3339(self.sums_until) if self.sums_until else None
         return verdict
 

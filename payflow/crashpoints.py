@@ -86,6 +86,9 @@ POINTS = (
     "delivery.delivered",
     "delivery.failed",
     "circuit.counted",
+    # The audit's record: the state is written, and what it counts.
+    "audit.recorded",
+    "audit.changed",
     # Recovery.
     "recovery.claimed",
     "recovery.driven",

@@ -30,9 +30,15 @@ KEY = "payflow:generation"
 DOCUMENT_ID = "database"
 TOKENS_KEPT = 100
 """A Redis that remembers an older token than these was itself restored, or lost what was newer."""
-# What a new generation keeps: sessions that ended stay ended, limits stay used up, and Celery's messages only
-# say where to look.
-KEPT = ("payflow:celery:", "payflow:limits:", "payflow:ended-", "payflow:storage:")
+# What a new generation keeps: sessions that ended stay ended, limits stay used up, Celery's messages only say
+# where to look, and the audit must know that its record is older than one seen before.
+KEPT = (
+    "payflow:celery:",
+    "payflow:limits:",
+    "payflow:ended-",
+    "payflow:storage:",
+    "payflow:ledger-audit-seen",
+)
 FORGOTTEN_AT_ONCE = 500
 
 # Remember a token unless a newer one of the same generation is known.

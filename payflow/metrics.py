@@ -67,6 +67,16 @@ AUDIT_BEHIND = Gauge(
     "New entries that the audit has seen and left for later.",
     multiprocess_mode="mostrecent",
 )
+AUDIT_VERIFIED = Gauge(
+    "payflow_ledger_audit_verified",
+    "0: the audit's own record cannot be trusted.",
+    multiprocess_mode="mostrecent",
+)
+AUDIT_COUNTER = Gauge(
+    "payflow_ledger_audit_counter",
+    "The counter of the audit's record, which never goes back.",
+    multiprocess_mode="mostrecent",
+)
 AUDIT_ROUND_VISITED = Gauge(
     "payflow_ledger_audit_round_visited",
     "Entries, or transactions, that the audit's round over all of them has visited so far.",

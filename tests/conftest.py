@@ -15,6 +15,7 @@ from pymongo import DeleteMany
 from pytest_django import DjangoDbBlocker
 
 from accounts import sessions
+from ledger import audit_record, seen
 from payflow import leases, mongodb, redisdb
 from payflow.api import limits
 from payflow.stack.drill.proxy import Proxy, Upstream
@@ -49,6 +50,8 @@ def _empty(_database: None) -> None:
     limits._spent.clear()
     leases._held.clear()
     backlog._credits.clear()
+    seen.forget()
+    audit_record.forget_that_it_began()
     sessions._Ended.families, sessions._Ended.read_at, sessions._Ended.read_until_ms = {}, float("-inf"), 0
     database = mongoengine.get_db()
     # One command for all: some thousand tests pay for it.

@@ -117,9 +117,12 @@ def unfreeze_wallets(*, user_id: str) -> None:
     _release({"user_id": user_id}, Hold.ACCOUNT)
 
 
-def freeze_broken_wallet(wallet_id: str) -> None:
-    """Stop money from moving in or out of one wallet, because its chain is broken. Safe to repeat."""
-    _hold({"_id": wallet_id}, Hold.AUDIT)
+def freeze_broken_wallet(wallet_id: str) -> bool:
+    """Stop money from moving in or out of one wallet, because its chain is broken. Safe to repeat.
+
+    Return whether it was not frozen for this before.
+    """
+    return _hold({"_id": wallet_id}, Hold.AUDIT)
 
 
 def unfreeze_broken_wallet(wallet_id: str) -> Wallet:
@@ -135,16 +138,21 @@ def _get_by_id(wallet_id: str) -> Wallet:
     return wallet
 
 
-def _hold(which: dict[str, str], hold: Hold) -> None:
-    standing = {"status": {"$in": [Status.ACTIVE.value, Status.FROZEN.value]}}
+def _hold(which: dict[str, str], hold: Hold) -> bool:
+    """Add a reason, unless it is there and in force; return whether a wallet was changed."""
+    unheld = [
+        {"status": Status.ACTIVE.value},
+        {"status": Status.FROZEN.value, "frozen_because": {"$ne": hold.value}},
+    ]
     with unavailable_is_transient():
-        collection(Wallet).update_many(
-            {**which, **standing, "frozen_because": {"$ne": hold.value}},
+        held = collection(Wallet).update_many(
+            {**which, "$or": unheld},
             {
                 "$set": {"status": Status.FROZEN.value, "updated_at": clock.now()},
                 "$addToSet": {"frozen_because": hold.value},
             },
         )
+    return held.modified_count > 0
 
 
 def _release(which: dict[str, str], hold: Hold) -> None:

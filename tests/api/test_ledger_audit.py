@@ -10,12 +10,15 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from accounts import services as accounts
-from ledger.documents import AuditState, LedgerEntry
+from ledger import audit_record
+from ledger.documents import AuditState, Checkpoint, Finding, LedgerEntry
 from payflow import clock
 from payflow.mongodb import collection
 from tests.api.client import Api, Party, assert_problem
 from tests.ledger.books import rewrite
 from transfers import tasks
+from wallets import services as wallets
+from wallets.documents import Wallet
 
 PATH = "/ledger/audit"
 INVARIANTS = ["L1", "L2", "L3", "L4", "L5", "L6", "L7", "L8"]
@@ -77,9 +80,10 @@ def test_a_broken_wallet_is_named_and_frozen(staff: Party, anna: Party, bob: Par
 
 def test_an_audit_that_stopped_is_no_verdict(staff: Party, anna: Party) -> None:
     tasks.audit()
-    old = clock.now() - timedelta(hours=1)
-    collection(AuditState).update_one({}, {"$set": {"verdict.at": old}})
+    record = audit_record.load()
+    record.commit(verdict={**record.state["verdict"], "at": clock.now() - timedelta(hours=1)})
     assert staff.api.get(PATH).json()["status"] == "UNKNOWN"
+    assert Api().get("/health").json()["status"] == "degraded"
 
 
 @pytest.mark.parametrize("who", ["anyone", "anna"])
@@ -170,15 +174,48 @@ def test_the_full_audit_sees_a_cut_tail(anna: Party) -> None:
         assert places == [(anna.wallet.id, 2)]
 
 
-def test_checkpoints_are_forgotten_only_over_a_sound_ledger(staff: Party, anna: Party) -> None:
-    tasks.audit()
-    collection(AuditState).delete_many({})
-    tasks.audit()
-    assert staff.api.get(PATH).json()["status"] == "UNKNOWN"
+def test_an_audit_whose_record_was_dropped_is_unverified_until_somebody_accepts(
+    staff: Party, anna: Party, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit_record, "DOUBT_SECONDS", 0.0)
     entry_id = break_wallet(anna)
-    assert full_audit("--forget-checkpoints")[1] == 1
-    rewrite(entry_id, amount_minor=10_000)
-    assert full_audit("--full")[1] == 1
-    assert full_audit("--forget-checkpoints")[1] == 0
     tasks.audit()
-    assert staff.api.get(PATH).json()["status"] == "CLEAN"
+    for document in (AuditState, Checkpoint, Finding):
+        collection(document).delete_many({})
+    wallets.unfreeze_broken_wallet(anna.wallet.id)
+    rewrite(entry_id, amount_minor=10_000)
+    for _ in range(3):
+        tasks.audit()
+        body = staff.api.get(PATH).json()
+        assert (body["status"], body["unverified"]) == ("UNVERIFIED", "the audit's record is gone")
+    health = Api().get("/health").json()
+    assert (health["status"], health["ledger_audit"]["status"]) == ("degraded", "UNVERIFIED")
+    verdict, status = full_audit("--full")
+    assert (status, verdict["status"], verdict["clean"]) == (3, "UNVERIFIED", False)
+    with pytest.raises(CommandError, match="--reason"):
+        full_audit("--accept-new-beginning")
+    assert full_audit("--accept-new-beginning", "--reason", "restored", "--who", "sam")[1] == 0
+    tasks.audit()
+    body = staff.api.get(PATH).json()
+    assert body["status"] == "CLEAN"
+    assert body["beginning"]["at"].endswith("Z")
+    assert (body["beginning"]["by"], body["beginning"]["reason"]) == ("sam", "restored")
+    assert full_audit("--full")[1] == 0
+
+
+def test_what_is_broken_stays_so_after_a_new_beginning(staff: Party, anna: Party) -> None:
+    tasks.audit()
+    break_wallet(anna)
+    verdict, status = full_audit("--accept-new-beginning", "--reason", "restored")
+    assert (status, verdict["status"]) == (1, "VIOLATED")
+    assert anna.wallet.status == "FROZEN"
+    assert staff.api.get(PATH).json()["status"] == "VIOLATED"
+
+
+@pytest.mark.parametrize("how", [{"status": "ACTIVE"}, {"status": "ACTIVE", "frozen_because": []}])
+def test_a_wallet_thawed_in_the_database_is_frozen_again(anna: Party, how: dict) -> None:
+    break_wallet(anna)
+    tasks.audit()
+    collection(Wallet).update_one({"_id": anna.wallet.id}, {"$set": how})
+    tasks.audit()
+    assert (anna.wallet.status, anna.wallet.frozen_because) == ("FROZEN", ["broken_chain"])

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from django.conf import LazySettings
 
-from ledger import incremental, monitor, selectors
+from ledger import incremental, monitor, selectors, settling
 from ledger.audit import audit
 from ledger.documents import LedgerEntry
 from ledger.errors import StillBroken, Unreadable
@@ -264,9 +264,9 @@ def test_staff_cannot_accept_a_forged_entry(mallory: str) -> None:
     collection(LedgerEntry).insert_one(a_million(mallory))
     tasks.audit()
     with pytest.raises(StillBroken, match="L8"):
-        monitor.settle_wallet(wallet_id_of(mallory), by="sam", accept=True)
+        settling.settle_wallet(wallet_id_of(mallory), by="sam", accept=True)
     collection(LedgerEntry).delete_one({"wallet_id": wallet_id_of(mallory), "sequence": 2})
-    assert monitor.settle_wallet(wallet_id_of(mallory), by="sam", accept=False) == 1
+    assert settling.settle_wallet(wallet_id_of(mallory), by="sam", accept=False) == 1
     assert monitor.latest().status == "CLEAN"
 
 

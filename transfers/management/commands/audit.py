@@ -2,13 +2,15 @@
 compare the ledger with the checkpoints of the continuous audit (which GET /ledger/audit tells of).
 
 `--export-heads FILE` also writes a signed statement of all heads, `--against FILE` proves that the ledger
-extends such a statement.
+extends such a statement. `--accept-new-beginning` has the continuous audit begin anew.
 
-Exit status: 0 everything holds, 1 something is violated, 2 the audit could not run.
+Exit status: 0 everything holds, 1 something is violated, 2 the audit could not run, 3 nothing is violated,
+but the record of the continuous audit cannot be trusted (UNVERIFIED).
 """
 
 from __future__ import annotations
 
+import getpass
 import json
 import sys
 from collections.abc import Iterator
@@ -22,7 +24,7 @@ from pymongo.errors import PyMongoError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ledger import checkpoints
+from ledger import settling
 from ledger.audit import audit
 from ledger.head_statements import BadStatement, Statement, StatementWriter, find_contradictions
 from ledger.reading import Progress as OnProgress
@@ -33,15 +35,20 @@ from payflow.money import EXPONENTS, format_amount
 from transfers import selectors
 from transfers.facts import StoredTransactions
 from wallets import selectors as wallets
+from wallets import services as wallets_services
 
 COULD_NOT_RUN = 2
 VIOLATED = 1
+UNVERIFIED = 3
+TEXT_LENGTH_MAX = 500
 
 
 class Command(BaseCommand):
     """Reads everything, changes no entry; safe on a running system."""
 
-    help = "Verify the ledger's invariants. Exits 1 on any violation, 2 when it could not run."
+    help = (
+        "Verify the ledger's invariants. Exits 1 on any violation, 2 when it could not run, 3 if unverified."
+    )
     requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -50,9 +57,14 @@ class Command(BaseCommand):
         scope.add_argument("--full", action="store_true", help="verify everything (the default)")
         scope.add_argument("--wallet", metavar="ID", help="verify this wallet only")
         scope.add_argument(
-            "--forget-checkpoints",
+            "--accept-new-beginning",
             action="store_true",
-            help="verify everything but the checkpoints; if it holds, let the continuous audit begin anew",
+            help="verify everything but the record of the continuous audit, and let that begin anew from the "
+            "ledger as it is",
+        )
+        parser.add_argument("--reason", default="", help="why a new beginning is accepted; it is recorded")
+        parser.add_argument(
+            "--who", default=getpass.getuser(), help="who accepts it (your name on this machine)"
         )
         parser.add_argument(
             "--expect-settled",
@@ -77,6 +89,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         """Run the audit and print its verdict."""
         wallet_id, path = options["wallet"], options["export_heads"]
+        _refuse_nameless(options)
         with _failures_as_sentences():
             if wallet_id and (path or options["against"]):
                 raise CommandError("A statement is about all wallets, not one.", returncode=COULD_NOT_RUN)
@@ -87,8 +100,13 @@ class Command(BaseCommand):
                 verdict = _audit(options, earlier, writer)
                 if writer and verdict.is_clean:
                     writer.finish(settings.RECEIPT_SIGNING_KEYS)
-            if options["forget_checkpoints"] and verdict.is_clean:
-                checkpoints.forget_all()
+            if options["accept_new_beginning"]:
+                settling.begin_anew(
+                    verdict,
+                    by=options["who"],
+                    reason=options["reason"],
+                    freeze=wallets_services.freeze_broken_wallet,
+                )
         notes = [*_statement_notes(verdict, earlier, path, writer)]
         if options["json"]:
             self.stdout.write(json.dumps({**verdict.as_dict(), "notes": notes}, indent=2))
@@ -97,17 +115,22 @@ class Command(BaseCommand):
             for note in notes:
                 self.stdout.write(f"  {_ascii(note)}")
         if not verdict.is_clean:
-            sys.exit(VIOLATED)
+            sys.exit(VIOLATED if verdict.violations_count else UNVERIFIED)
 
     def _print(self, verdict: Verdict, *, is_partial: bool) -> None:
         scope = "L1-L4, L7 and L8 of this wallet" if is_partial else "L1-L8"
         if verdict.is_clean:
             self.stdout.write(self.style.SUCCESS(f"The audit is clean: {scope} hold."))
+        elif not verdict.violations_count:
+            self.stdout.write(self.style.ERROR(f"The audit is UNVERIFIED: {scope} hold, but nothing more."))
         else:
             count = f"{verdict.violations_count:,} violation{'s' if verdict.violations_count > 1 else ''}"
             self.stdout.write(self.style.ERROR(f"The audit found {count}."))
         for line in _summary(verdict, is_partial=is_partial):
             self.stdout.write(line)
+        if verdict.unverified:
+            self.stdout.write(self.style.ERROR(_ascii(f"  {verdict.unverified}.")))
+            self.stdout.write("  See docs/operations.md, UNVERIFIED.")
         for violation in verdict.violations:
             self.stdout.write(self.style.ERROR(_ascii(f"  {violation}")))
         hidden = verdict.violations_count - len(verdict.violations)
@@ -121,7 +144,7 @@ def _audit(options: dict[str, Any], earlier: Statement | None, writer: Statement
             transactions=StoredTransactions(),
             wallet_id=options["wallet"],
             expect_settled=options["expect_settled"],
-            against_checkpoints=not options["forget_checkpoints"],
+            against_checkpoints=not options["accept_new_beginning"],
             on_progress=on_progress,
             on_head=writer.add if writer else lambda head: None,
         )
@@ -183,6 +206,17 @@ def _statement_notes(
         yield f"{path} states the heads of {writer.wallets:,} wallets, signed with the key {kid}."
     elif writer:
         yield f"{path} was not written: only a ledger that holds is stated."
+
+
+def _refuse_nameless(options: dict[str, Any]) -> None:
+    """A new beginning has somebody who accepts it, and a reason."""
+    if not options["accept_new_beginning"]:
+        return
+    for name in ("reason", "who"):
+        text = options[name].strip()
+        if not (text and text.isprintable() and len(text) <= TEXT_LENGTH_MAX):
+            reason = f"--{name} takes 1 to {TEXT_LENGTH_MAX} printable characters."
+            raise CommandError(reason, returncode=COULD_NOT_RUN)
 
 
 def _summary(verdict: Verdict, *, is_partial: bool) -> Iterator[str]:

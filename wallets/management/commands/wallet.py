@@ -10,7 +10,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from ledger import monitor
+from ledger import settling
 from payflow.errors import Refused, Transient
 from payflow.terminal import visible_line
 from wallets import selectors, services
@@ -45,7 +45,7 @@ class Command(BaseCommand):
         try:
             if selectors.find_wallet_by_id(wallet_id=wallet_id) is None:
                 raise CommandError(f"There is no wallet {wallet_id}.")
-            cleared = monitor.settle_wallet(wallet_id, by=who, accept=options["accept"])
+            cleared = settling.settle_wallet(wallet_id, by=who, accept=options["accept"])
             wallet = services.unfreeze_broken_wallet(wallet_id)
         except (Refused, Transient) as error:
             raise CommandError(error.detail.encode("ascii", "backslashreplace").decode()) from error
