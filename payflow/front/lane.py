@@ -65,7 +65,13 @@ class Lane:
     ) -> None:
         self.name = name
         self.wait_seconds_max = wait_seconds_max
-        self.queue = FairQueue(threads=threads, waiting_max=waiting_max, per_caller_max=per_caller_max)
+        self.queue = FairQueue(
+            threads=threads,
+            waiting_max=waiting_max,
+            per_caller_max=per_caller_max,
+            # Half of what is allowed: an estimate is no promise.
+            wait_seconds=wait_seconds_max / 2,
+        )
         self._application = application
         self._threads = threads
         # One entry for each ticket that entered; more than there are tickets where some were withdrawn.
@@ -94,13 +100,14 @@ class Lane:
             ticket = self.queue.take()
             if ticket is None:
                 continue
+            began = time.monotonic()
             try:
                 outcome = self._run(ticket)
             except Exception:
                 logger.exception("the application failed")
                 outcome = FAILED
             finally:
-                self.queue.done()
+                self.queue.done(time.monotonic() - began)
             ticket.settle(outcome)
 
     def _run(self, ticket: Ticket) -> Answer | str:

@@ -2,7 +2,8 @@
 
 Invariants:
 - Never more than `waiting_max` requests wait beyond the threads that are idle, and never more than
-  `per_caller_max` of one caller.
+  `per_caller_max` of one caller. While requests take long, fewer may wait: as many as are likely to be begun
+  within `wait_seconds`.
 - Callers take turns: one with many requests waiting delays another by one request, not by many.
 - A ticket leaves the queue once: it is begun by a thread, or withdrawn, never both.
 """
@@ -10,6 +11,7 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from collections import OrderedDict, deque
@@ -18,6 +20,7 @@ from typing import Any
 
 FULL = "queue_full"
 SHARE_USED_UP = "caller_share"
+_LATEST_WEIGHS = 0.1
 
 
 class Ticket:
@@ -48,9 +51,13 @@ class Ticket:
 class FairQueue:
     """The tickets of each caller in their order, the callers in turn. Safe to use from several threads."""
 
-    def __init__(self, *, threads: int, waiting_max: int, per_caller_max: int) -> None:
+    def __init__(self, *, threads: int, waiting_max: int, per_caller_max: int, wait_seconds: float) -> None:
+        self._threads = threads
         self._waiting_max = waiting_max
         self._per_caller_max = per_caller_max
+        self._wait_seconds = wait_seconds
+        # How long a request takes, as an average in which the latest counts most.
+        self._work_seconds = 0.0
         self._idle = threads
         self._count = 0
         self._by_caller: OrderedDict[str, deque[Ticket]] = OrderedDict()
@@ -64,7 +71,18 @@ class FairQueue:
     @property
     def is_full(self) -> bool:
         """Return whether nothing more may wait."""
-        return self._count - self._idle >= self._waiting_max
+        return self._count - self._idle >= self._limit
+
+    @property
+    def _limit(self) -> int:
+        """Return how many may wait now; always as many as there are threads."""
+        in_time = self._wait_seconds * self._threads / self._work_seconds if self._work_seconds else math.inf
+        return int(min(self._waiting_max, max(in_time, self._threads)))
+
+    @property
+    def _share(self) -> int:
+        """Return how many of one caller may wait now."""
+        return max(1, self._limit * self._per_caller_max // self._waiting_max)
 
     def enter(self, ticket: Ticket) -> str | None:
         """Let a ticket wait; return the reason where it may not."""
@@ -74,7 +92,7 @@ class FairQueue:
             own = self._by_caller.get(ticket.caller)
             if own is None:
                 own = self._by_caller[ticket.caller] = deque()
-            elif len(own) >= self._per_caller_max and self._count >= self._idle:
+            elif len(own) >= self._share and self._count >= self._idle:
                 return SHARE_USED_UP
             own.append(ticket)
             ticket.is_waiting = True
@@ -96,10 +114,11 @@ class FairQueue:
             self._idle -= 1
             return ticket
 
-    def done(self) -> None:
-        """Note that a thread is idle again."""
+    def done(self, seconds: float) -> None:
+        """Note that a thread is idle again, after it has worked for so long."""
         with self._lock:
             self._idle += 1
+            self._work_seconds += (seconds - self._work_seconds) * _LATEST_WEIGHS
 
     def withdraw(self, ticket: Ticket) -> bool:
         """Take a ticket out; return False where it has been begun, or withdrawn, already."""
