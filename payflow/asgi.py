@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import resource
+import sys
 
 from django.conf import settings
 
@@ -20,6 +21,8 @@ def _allow_connections() -> None:
 
 
 _allow_connections()
+# The event loop must not wait for long for threads that compute, or refusing would be slow when it matters.
+sys.setswitchinterval(0.0005)
 application = Front(
     wsgi.application,
     Shape(

@@ -35,7 +35,16 @@ class MeasuringMiddleware:
 
 def record(view: str, method: str | None, status: int, began: float) -> None:
     """Count one answer, and the time since `began` (django-prometheus's Time)."""
-    known = method if method in METHODS else "<invalid method>"
-    metrics = Metrics.get_instance()
-    metrics.responses_by_status_view_method.labels(status=str(status), view=view, method=known).inc()
-    metrics.requests_latency_by_view_method.labels(view=view, method=known).observe(TimeSince(began))
+    count(view, method, status)
+    times = Metrics.get_instance().requests_latency_by_view_method
+    times.labels(view=view, method=_known(method)).observe(TimeSince(began))
+
+
+def count(view: str, method: str | None, status: int, answers: int = 1) -> None:
+    """Count answers."""
+    counts = Metrics.get_instance().responses_by_status_view_method
+    counts.labels(status=str(status), view=view, method=_known(method)).inc(answers)
+
+
+def _known(method: str | None) -> str:
+    return method if method in METHODS else "<invalid method>"

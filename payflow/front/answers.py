@@ -27,7 +27,8 @@ from payflow.front.lane import Answer
 LIVE = "/health/live"
 _OUTERMOST_LEFT_OUT = "payflow.api.measuring.MeasuringMiddleware"
 _FIRST_INSIDE = "payflow.api.limits.LimitsMiddleware"
-_ID = "the-id-of-the-request-stands-here"
+_HEADER = correlation.HEADER.lower().encode()
+_ID = b"the-id-of-the-request-stands-here"
 
 
 def refuse(error: Callable[[], Refused | Transient], environ: Mapping[str, Any]) -> Answer:
@@ -42,9 +43,8 @@ def say_live(environ: Mapping[str, Any]) -> Answer:
 
 def _for_request(template: Answer, environ: Mapping[str, Any]) -> Answer:
     given = environ.get("HTTP_X_CORRELATION_ID") or environ.get("HTTP_X_REQUEST_ID")
-    own, mark = correlation.choose(given).encode(), _ID.encode()
-    headers = [(name, own if value == mark else value) for name, value in template.headers]
-    return Answer(template.status, headers, template.body.replace(mark, own))
+    own = correlation.choose(given).encode()
+    return Answer(template.status, [*template.headers, (_HEADER, own)], template.body.replace(_ID, own))
 
 
 @lru_cache(maxsize=256)
@@ -64,7 +64,7 @@ def _make(answer: Callable[[HttpRequest], HttpResponse], is_secure: bool, origin
         "PATH_INFO": LIVE,
         "SERVER_NAME": "localhost",
         "SERVER_PORT": "443" if is_secure else "80",
-        "HTTP_X_CORRELATION_ID": _ID,
+        "HTTP_X_CORRELATION_ID": _ID.decode(),
         "wsgi.url_scheme": "https" if is_secure else "http",
         "wsgi.input": io.BytesIO(),
         **({"HTTP_ORIGIN": origin} if origin else {}),
@@ -77,6 +77,7 @@ def _make(answer: Callable[[HttpRequest], HttpResponse], is_secure: bool, origin
         answer = import_string(name)(answer)
     # The correlation id of the context is not this one.
     response = contextvars.copy_context().run(answer, WSGIRequest(environ))
+    del response[correlation.HEADER]
     headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in response.items()]
     return Answer(response.status_code, headers, response.content)
 

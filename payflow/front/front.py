@@ -19,10 +19,10 @@ from payflow.api import measuring, problems
 from payflow.front import answers
 from payflow.front.bodies import BODY_TOO_SLOW, CLIENT_LEFT, Bodies
 from payflow.front.callers import caller_of
-from payflow.front.environ import environ_of
+from payflow.front.environ import environ_of, sketch_of
 from payflow.front.errors import NotBegun
 from payflow.front.lane import FAILED, WAITED_TOO_LONG, Answer, Lane, WSGIApplication
-from payflow.front.overload import Overload
+from payflow.front.overload import NotBegunCounts
 from payflow.front.queue import FULL, Ticket
 from payflow.front.streams import Streams
 
@@ -30,14 +30,13 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-PROBES = frozenset({"/health", answers.LIVE, "/health/ready", "/metrics"})
+PROBES = frozenset({b"/health", b"/health/live", b"/health/ready", b"/metrics"})
 PROBE_THREADS = 2
 PROBES_WAITING_MAX = 64
 # How often the waiting are looked at: which clients have left, which requests have waited too long.
 LOOK_EVERY_SECONDS = 0.1
 LOOKS_PER_REPORT = 10
 STREAMS = "streams"
-_NOT_BEGUN = "<not begun>"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +72,7 @@ class Front:
         )
         self._bodies = Bodies(shape.body_seconds_max)
         self._streams = Streams()
-        self._overload = Overload()
+        self._not_begun = NotBegunCounts()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -120,7 +119,7 @@ class Front:
                 if looks % LOOKS_PER_REPORT == 0:
                     metrics.WEB_WAITING.labels(lane.name).set(lane.queue.waiting)
             if looks % LOOKS_PER_REPORT == 0:
-                self._overload.look()
+                self._not_begun.report()
 
     def _look_at(self, lane: Lane) -> None:
         if not lane.queue.waiting:
@@ -137,19 +136,16 @@ class Front:
     # --- A request ----------------------------------------------------------------------------------------
 
     async def _serve(self, scope: Message, receive: Receive, send: Send) -> None:
-        began = time.perf_counter()
-        environ = environ_of(scope)
-        if _asks_for_liveness(environ):
-            await _send(answers.say_live(environ), send)
-            measuring.record("live", environ["REQUEST_METHOD"], 200, began)
+        if scope["raw_path"] == answers.LIVE.encode() and await _say_live(scope, send):
             return
-        lane = self.probes if environ["PATH_INFO"] in PROBES else self.api
+        lane = self.probes if scope["raw_path"] in PROBES else self.api
+        if lane.queue.is_full:
+            await self._refuse(FULL, lane, scope, send)
+            return
         try:
-            answer = await self._admit(lane, environ, receive)
+            answer = await self._admit(lane, environ_of(scope), receive)
         except NotBegun as error:
-            if refusal := self._refusal(error.reason, lane, environ):
-                await _send(refusal, send)
-                measuring.record(_NOT_BEGUN, environ["REQUEST_METHOD"], refusal.status, began)
+            await self._refuse(error.reason, lane, scope, send)
             return
         await _send(answer, send)
         if answer.rest:
@@ -157,8 +153,6 @@ class Front:
 
     async def _admit(self, lane: Lane, environ: dict[str, Any], receive: Receive) -> Answer:
         """Read the body, wait for a thread, return what the application answers. Raises NotBegun."""
-        if lane.queue.is_full:
-            raise NotBegun(FULL)
         caller = caller_of(environ)
         held = await self._bodies.read(environ, caller, receive)
         try:
@@ -177,23 +171,29 @@ class Front:
             raise NotBegun(STREAMS)
         return outcome
 
-    def _refusal(self, reason: str, lane: Lane, environ: dict[str, Any]) -> Answer | None:
-        """Count a request that was not begun; return the answer, or None where nobody is left to read it."""
-        if reason in (CLIENT_LEFT, BODY_TOO_SLOW):
-            metrics.WEB_REFUSED.labels(reason).inc()
-            return None if reason == CLIENT_LEFT else answers.refuse(problems.BodyTooSlow, environ)
-        self._overload.count(reason, lane.queue.waiting)
-        return answers.refuse(problems.Overloaded, environ)
+    async def _refuse(self, reason: str, lane: Lane, scope: Message, send: Send) -> None:
+        """Answer a request that is not begun, if its client is still there."""
+        self._not_begun.count(reason)
+        if reason == CLIENT_LEFT:
+            return
+        if reason == BODY_TOO_SLOW:
+            answer = answers.refuse(problems.BodyTooSlow, sketch_of(scope))
+        else:
+            self._not_begun.note_overload(reason, lane.queue.waiting)
+            answer = answers.refuse(problems.Overloaded, sketch_of(scope))
+        self._not_begun.count_answer(scope["method"], answer.status)
+        await _send(answer, send)
 
 
-def _asks_for_liveness(environ: dict[str, Any]) -> bool:
-    """Return whether this is the probe that the event loop answers; everything else about it is Django's."""
-    return (
-        environ["RAW_URI"] == answers.LIVE
-        and environ["REQUEST_METHOD"] in ("GET", "HEAD")
-        and "CONTENT_LENGTH" not in environ
-        and "HTTP_TRANSFER_ENCODING" not in environ
-    )
+async def _say_live(scope: Message, send: Send) -> bool:
+    """Answer whether this process is alive; return False where there is more to the request than that."""
+    began, sketch = time.perf_counter(), sketch_of(scope)
+    has_body = "CONTENT_LENGTH" in sketch or "HTTP_TRANSFER_ENCODING" in sketch
+    if has_body or scope["query_string"] or scope["method"] not in ("GET", "HEAD"):
+        return False
+    await _send(answers.say_live(sketch), send)
+    measuring.record("live", scope["method"], 200, began)
+    return True
 
 
 async def _send(answer: Answer, send: Send) -> None:

@@ -67,7 +67,7 @@ def test_what_is_more_than_may_wait_is_refused_before_any_work() -> None:
             assert late.answered["x-content-type-options"] == "nosniff"
             assert late.answered["cache-control"] == "no-store"
             assert late.answered["access-control-allow-origin"] == "http://localhost:3000"
-            assert refused("queue_full") == before + 1
+            await eventually(lambda: refused("queue_full") == before + 1)
             application.release()
             assert [client.status for client in await asyncio.gather(*held)] == [200] * 6
             assert (await Client(front, "/later").ask()).status == 200
