@@ -69,8 +69,8 @@ class Lane:
             threads=threads,
             waiting_max=waiting_max,
             per_caller_max=per_caller_max,
-            # Half of what is allowed: an estimate is no promise.
-            wait_seconds=wait_seconds_max / 2,
+            # Less than is allowed: an estimate is no promise.
+            wait_seconds=wait_seconds_max * 0.6,
         )
         self._application = application
         self._threads = threads

@@ -21,6 +21,7 @@ from typing import Any
 FULL = "queue_full"
 SHARE_USED_UP = "caller_share"
 _LATEST_WEIGHS = 0.1
+_WAITING_PER_THREAD_MIN = 4
 
 
 class Ticket:
@@ -75,14 +76,14 @@ class FairQueue:
 
     @property
     def _limit(self) -> int:
-        """Return how many may wait now; always as many as there are threads."""
+        """Return how many may wait now: a few for each thread, however long requests take."""
         in_time = self._wait_seconds * self._threads / self._work_seconds if self._work_seconds else math.inf
-        return int(min(self._waiting_max, max(in_time, self._threads)))
+        return int(min(self._waiting_max, max(in_time, _WAITING_PER_THREAD_MIN * self._threads)))
 
     @property
     def _share(self) -> int:
         """Return how many of one caller may wait now."""
-        return max(1, self._limit * self._per_caller_max // self._waiting_max)
+        return max(1, min(self._per_caller_max, self._limit * 3 // 4))
 
     def enter(self, ticket: Ticket) -> str | None:
         """Let a ticket wait; return the reason where it may not."""
