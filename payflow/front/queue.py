@@ -83,7 +83,9 @@ class FairQueue:
     @property
     def _share(self) -> int:
         """Return how many of one caller may wait now."""
-        return max(1, min(self._per_caller_max, self._limit * 3 // 4))
+        limit = self._limit
+        share = limit if limit == self._waiting_max else limit * 3 // 4
+        return max(1, min(self._per_caller_max, share))
 
     def enter(self, ticket: Ticket) -> str | None:
         """Let a ticket wait; return the reason where it may not."""
