@@ -24,6 +24,7 @@ from django.conf import settings as settings_
 
 from ledger import monitor
 from payflow import duties, redisdb
+from payflow.beat import QUEUE_MESSAGES_MAX
 from payflow.celery import app
 from payflow.duties import DutyRun, DutyTask
 from payflow.errors import Transient
@@ -37,6 +38,7 @@ from transfers import recovery, tasks
 from webhooks import tasks as webhook_tasks
 
 ALL = sorted(settings_.DUTIES)
+QUEUES_OF_BEAT = ("payflow-saga", "payflow-notifications")
 # Importing them registers the tasks.
 TASKS = (tasks, webhook_tasks)
 
@@ -99,10 +101,37 @@ def test_beat_asks_for_every_duty_as_soon_as_it_starts() -> None:
         app.control.purge()
 
 
+def test_beat_without_a_worker_leaves_a_bounded_number_of_messages(tmp_path: Path) -> None:
+    command = shlex.split(read_procfile(settings_.BASE_DIR / "Procfile")["beat"])
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    often = {"RECOVERY_EVERY_SECONDS": "0.1", "NOTIFICATIONS_EVERY_SECONDS": "0.1"}
+    log = tmp_path / "beat.log"
+    with log.open("w") as file:
+        beat = subprocess.Popen(command, env={**os.environ, "PATH": path, **often}, stderr=file)
+    try:
+        eventually(lambda: log.read_text().count("queue is full") == 2, within_seconds=120)
+        assert waiting() == [QUEUE_MESSAGES_MAX] * 2
+        # Beat goes on: it fills what becomes free, and no more than that.
+        for queue in QUEUES_OF_BEAT:
+            redisdb.client().rpop(f"payflow:celery:{queue}", 30)
+        eventually(lambda: log.read_text().count("queue is full") == 4, within_seconds=120)
+        assert waiting() == [QUEUE_MESSAGES_MAX] * 2
+        assert log.read_text().count("queue has room again") == 2
+    finally:
+        beat.kill()
+        beat.wait()
+        app.control.purge()
+
+
+def waiting() -> list[Any]:
+    """How many messages wait in each queue that beat publishes to."""
+    return [redisdb.client().llen(f"payflow:celery:{queue}") for queue in QUEUES_OF_BEAT]
+
+
 def published() -> set[str]:
     client = redisdb.client()
-    queues = ("payflow-saga", "payflow-notifications")
-    messages: list[Any] = [m for queue in queues for m in client.lrange(f"payflow:celery:{queue}", 0, -1)]
+    keys = [f"payflow:celery:{queue}" for queue in QUEUES_OF_BEAT]
+    messages: list[Any] = [message for key in keys for message in client.lrange(key, 0, -1)]
     return {json.loads(message)["headers"]["task"] for message in messages}
 
 
