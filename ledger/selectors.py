@@ -95,14 +95,22 @@ def list_entries(
     *, wallet_id: str, limit: int, kind: Kind | None = None, before_sequence: int | None = None
 ) -> list[Entry]:
     """Return up to `limit` entries of a wallet, newest first. Raises Unreadable."""
-    query: dict = {"wallet_id": wallet_id}
+    rows = list_documents(wallet_id=wallet_id, limit=limit, kind=kind, before_sequence=before_sequence)
+    return [_readable(entry_in(row)) for row in rows]
+
+
+def list_documents(
+    *, wallet_id: str, limit: int, kind: Kind | None = None, before_sequence: int | None = None
+) -> list[dict[str, Any]]:
+    """Return up to `limit` stored documents of a wallet, newest first; each has a number as `sequence`."""
+    # The type: what has no number has no place on any page.
+    query: dict[str, Any] = {"wallet_id": wallet_id, "sequence": {"$lte": INT64_MAX}}
     if kind:
         query["kind"] = kind.value
     if before_sequence is not None:
         query["sequence"] = {"$lt": before_sequence}
     with unavailable_is_transient():
-        rows = _stored().find(query).sort("sequence", -1).limit(limit)
-        return [_readable(entry_in(row)) for row in rows]
+        return list(_stored().find(query).sort("sequence", -1).limit(limit))
 
 
 def find_entry_at(*, wallet_id: str, at: datetime) -> Entry | None:

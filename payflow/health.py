@@ -10,6 +10,7 @@ Invariant: a check answers within HEALTH_SECONDS_MAX, whatever it asks. What has
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,6 +24,7 @@ from django.conf import settings
 from payflow import duties, generation, mongodb, redisdb, storage
 from payflow.errors import Transient
 
+logger = logging.getLogger(__name__)
 # Whoever asks waits a second at most.
 PING_SECONDS_MAX = 0.5
 DEPENDENCIES: dict[str, Callable[[], None]] = {
@@ -147,6 +149,10 @@ def _make_reports() -> dict[str, Report]:
         try:
             made[name] = report()
         except Transient:
+            made[name] = UNKNOWN
+        except Exception:
+            # An odd document, say. The other parts are reported all the same.
+            logger.exception("report not made", extra={"report": name})
             made[name] = UNKNOWN
     return made
 

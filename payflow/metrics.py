@@ -56,6 +56,11 @@ STORAGE_FULL = Gauge(
 STORAGE_REFUSED = Counter(
     "payflow_storage_refused", "Requests that were refused because the storage was nearly full."
 )
+STORED_DATA_INVALID = Counter(
+    "payflow_stored_data_invalid",
+    "How often the API met a stored document that it cannot show, by collection.",
+    ["collection"],
+)
 AUDIT_CLEAN = Gauge(
     "payflow_ledger_audit_clean", "1: no invariant is known to be broken.", multiprocess_mode="mostrecent"
 )

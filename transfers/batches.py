@@ -30,8 +30,9 @@ from payflow.errors import IdempotencyKeyReused, Refused, Transient
 from payflow.ids import new_id
 from payflow.money import format_amount
 from payflow.mongodb import DUPLICATE_KEY_CODE, collection, unavailable_is_transient
+from payflow.stored_data import Check, invalid, is_count, is_currency, is_text, is_time, one_of, require
 from transfers import parties, selectors, services, states
-from transfers.body import transaction_body
+from transfers.body import checked_body
 from transfers.documents import Transaction, TransferBatch
 from transfers.errors import BatchUnfinished, ReferenceUsed
 from transfers.parties import Parties, Revealed, TransferRequest
@@ -43,6 +44,13 @@ Row = dict[str, Any]
 Problem = dict[str, Any]
 # A tick of recovery must be over before the next few come.
 PER_TICK_MAX = 20
+_is_status = one_of(*(status.value for status in Status))
+_CHECKS: dict[str, Check] = {
+    "_id": is_text,
+    "created_at": is_time,
+    "size": is_count,
+    "refused": is_count,
+}
 _FATES = {Status.COMPLETED.value: "moved", Status.FAILED.value: "failed"}
 
 
@@ -149,10 +157,13 @@ def transactions_of(batch: Row) -> list[Row]:
 
 
 def batch_body(batch: Row, transactions: Iterable[Row]) -> dict[str, Any]:
-    """Return the answer to the request: for each transfer its transaction or its problem, in order. Pure."""
+    """Return the answer to the request: for each transfer its transaction or its problem, in order.
+
+    Raises StoredDataInvalid.
+    """
     accepted = iter(transactions)
     results = [
-        item if "problem" in item else {"transaction": transaction_body(next(accepted))}
+        item if "problem" in item else {"transaction": checked_body(next(accepted))}
         for item in batch["items"]
     ]
     refused = batch["refused"]
@@ -160,10 +171,21 @@ def batch_body(batch: Row, transactions: Iterable[Row]) -> dict[str, Any]:
 
 
 def summary_body(batch: Row, counts: Iterable[Row]) -> dict[str, Any]:
-    """Return how a batch gets on, from the sums that `selectors.count_outcomes` has found."""
+    """Return how a batch gets on, from the sums that `selectors.count_outcomes` has found.
+
+    Transactions that cannot be shown are in none of them, so with one the batch does not count as finished.
+    Raises StoredDataInvalid.
+    """
+    require("transfer_batches", batch, _CHECKS)
     outcomes = dict.fromkeys((status.value for status in Status), 0)
     amounts: dict[str, dict[str, int]] = {}
     for row in counts:
+        if not (_is_status(row.get("status")) and is_currency(row.get("currency"))):
+            invalid("transactions", f"{row['count']} of {batch['_id']}", "status or currency")
+            continue
+        if not is_count(row["amount_minor"]):
+            invalid("transactions", f"{row['count']} of {batch['_id']}", "amount_minor")
+            continue
         outcomes[row["status"]] += row["count"]
         of_currency = amounts.setdefault(row["currency"], dict.fromkeys(("moved", "failed", "in_flight"), 0))
         of_currency[_FATES.get(row["status"], "in_flight")] += row["amount_minor"]
@@ -185,7 +207,7 @@ def summary_body(batch: Row, counts: Iterable[Row]) -> dict[str, Any]:
 
 def _find_earlier(sender_id: str, key: Key | None) -> Row | None:
     row = selectors.find_batch_by_key(sender_id=sender_id, key=key.value) if key else None
-    if row and key and row["fingerprint"] != key.fingerprint:
+    if row and key and row.get("fingerprint") != key.fingerprint:
         raise IdempotencyKeyReused
     return row
 

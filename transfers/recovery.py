@@ -161,6 +161,8 @@ def _drive_apart(rows: list[Row]) -> tuple[int, int]:
                 if isinstance(error, Transient) and not _servers_answer():
                     raise
                 if len(group) > 1:
+                    # The step that failed may have moved some of them on.
+                    group = selectors.load(ids_of(group))
                     half = len(group) // 2
                     waiting += [group[half:], group[:half]]
                     continue

@@ -9,7 +9,9 @@ from enum import StrEnum
 from typing import Any
 
 from django.conf import settings
+from mongoengine import Document
 
+from ledger.reading import LENIENT, after_prefix
 from payflow import clock
 from payflow.errors import Transient
 from payflow.health import Report
@@ -20,6 +22,7 @@ from transfers.states import TERMINAL, Status
 
 QUERY_TIME_MS_MAX = 2_000
 # Beyond a limit, whom a user has paid is known from so many of their newest transfers.
+ID_PREFIX = "txn_"
 PAID_LOOKED_AT_MAX = 1_000
 # A time that is none would make no age; the audit names such a batch.
 _UNFINISHED = {"due_at": {"$exists": True}, "created_at": {"$type": "date"}}
@@ -32,12 +35,25 @@ class Direction(StrEnum):
     RECEIVED = "received"
 
 
+def _stored(document: type[Document]) -> Any:
+    """Return a collection whose every document can be read: one date beyond Python's stops no other row."""
+    return collection(document).with_options(codec_options=LENIENT)
+
+
+def _transactions() -> Any:
+    return _stored(Transaction)
+
+
+def _batches() -> Any:
+    return _stored(TransferBatch)
+
+
 def load(transaction_ids: Collection[str]) -> list[dict[str, Any]]:
     """Return those transactions that exist, oldest first."""
     if not transaction_ids:
         return []
     with unavailable_is_transient():
-        return list(collection(Transaction).find({"_id": {"$in": list(transaction_ids)}}).sort("_id", 1))
+        return list(_transactions().find({"_id": {"$in": list(transaction_ids)}}).sort("_id", 1))
 
 
 def log_ids(row: Mapping[str, Any]) -> dict[str, str]:
@@ -48,13 +64,13 @@ def log_ids(row: Mapping[str, Any]) -> dict[str, str]:
 def find_transaction(*, transaction_id: str) -> dict[str, Any] | None:
     """Return one transaction."""
     with unavailable_is_transient():
-        return collection(Transaction).find_one({"_id": transaction_id})
+        return _transactions().find_one({"_id": transaction_id})
 
 
 def find_by_key(*, sender_id: str, key: str) -> dict[str, Any] | None:
     """Return the transaction that an idempotency key of this sender has started."""
     with unavailable_is_transient():
-        return collection(Transaction).find_one({"sender_id": sender_id, "idempotency_key": _indexed(key)})
+        return _transactions().find_one({"sender_id": sender_id, "idempotency_key": _indexed(key)})
 
 
 def list_transactions_by_key(*, key: str, sender_id: str | None, limit: int) -> list[dict[str, Any]]:
@@ -72,14 +88,14 @@ def _list_by_key(
 ) -> list[dict[str, Any]]:
     query = {"idempotency_key": key, **({"sender_id": sender_id} if sender_id else {})}
     with unavailable_is_transient():
-        cursor = collection(document).find(query).sort("_id", -1).limit(limit)
+        cursor = _stored(document).find(query).sort("_id", -1).limit(limit)
         return list(cursor.max_time_ms(QUERY_TIME_MS_MAX))
 
 
 def find_by_reference(*, sender_id: str, reference: str) -> dict[str, Any] | None:
     """Return the transaction that a sender has named so."""
     with unavailable_is_transient():
-        return collection(Transaction).find_one({"sender_id": sender_id, "reference": _indexed(reference)})
+        return _transactions().find_one({"sender_id": sender_id, "reference": _indexed(reference)})
 
 
 def list_transactions(
@@ -108,50 +124,54 @@ def list_transactions(
         query["status"] = status.value
     if batch_id:
         query["batch_id"] = batch_id
-    if before_id:
-        query["_id"] = {"$lt": before_id}
+    # Only ids: what else may be stored under `_id` could be the place of no page.
+    query["_id"] = {"$gte": ID_PREFIX, "$lt": before_id or after_prefix(ID_PREFIX)}
     with unavailable_is_transient():
-        cursor = collection(Transaction).find(query).sort("_id", -1).limit(limit)
+        cursor = _transactions().find(query).sort("_id", -1).limit(limit)
         return list(cursor.max_time_ms(QUERY_TIME_MS_MAX))
 
 
 def find_batch(*, batch_id: str) -> dict[str, Any] | None:
     """Return one batch without its items."""
     with unavailable_is_transient():
-        return collection(TransferBatch).find_one({"_id": batch_id}, {"items": 0})
+        return _batches().find_one({"_id": batch_id}, {"items": 0})
 
 
 def find_batch_by_key(*, sender_id: str, key: str) -> dict[str, Any] | None:
     """Return the batch that an idempotency key of this sender has started."""
     with unavailable_is_transient():
-        return collection(TransferBatch).find_one({"sender_id": sender_id, "idempotency_key": _indexed(key)})
+        return _batches().find_one({"sender_id": sender_id, "idempotency_key": _indexed(key)})
 
 
 def find_paid(*, sender_id: str, limit: int = PAID_LOOKED_AT_MAX) -> set[str]:
     """Return whom a user has paid, or has tried to pay, in their newest transfers. Raises Transient."""
     with unavailable_is_transient():
-        rows = collection(Transaction).find({"sender_id": sender_id}, {"receiver_id": 1}).sort("_id", -1)
-        return {row["receiver_id"] for row in rows.limit(limit).max_time_ms(QUERY_TIME_MS_MAX)}
+        rows = _transactions().find({"sender_id": sender_id}, {"receiver_id": 1}).sort("_id", -1)
+        found = [row.get("receiver_id") for row in rows.limit(limit).max_time_ms(QUERY_TIME_MS_MAX)]
+    return {receiver_id for receiver_id in found if isinstance(receiver_id, str)}
 
 
 def find_stalled_batches(*, now: datetime, limit: int) -> list[dict[str, Any]]:
     """Return up to `limit` batches that are due for recovery, the longest overdue first."""
     with unavailable_is_transient():
-        found = collection(TransferBatch).find({"due_at": {"$lte": now}}).sort("due_at", 1)
+        found = _batches().find({"due_at": {"$lte": now}}).sort("due_at", 1)
         return list(found.limit(limit))
 
 
 def list_unfinished_batches(*, limit: int) -> list[str]:
     """Return the ids of up to `limit` batches that are not all written down yet."""
     with unavailable_is_transient():
-        found = collection(TransferBatch).find({"due_at": {"$exists": True}}, {"_id": 1}).limit(limit)
+        found = _batches().find({"due_at": {"$exists": True}}, {"_id": 1}).limit(limit)
         return [row["_id"] for row in found.max_time_ms(QUERY_TIME_MS_MAX)]
 
 
 def count_outcomes(*, batch_id: str) -> list[dict[str, Any]]:
-    """Return for each status and currency of a batch's transactions how many there are and their sum."""
+    """Return for each status and currency of a batch's transactions how many there are and their sum.
+
+    A transaction whose amount is no amount is not among them.
+    """
     stages: list[dict[str, Any]] = [
-        {"$match": {"batch_id": batch_id}},
+        {"$match": {"batch_id": batch_id, "amount_minor": {"$type": ["int", "long"], "$gt": 0}}},
         {
             "$group": {
                 "_id": {"status": "$status", "currency": "$currency"},
@@ -162,13 +182,13 @@ def count_outcomes(*, batch_id: str) -> list[dict[str, Any]]:
         {"$replaceWith": {"$mergeObjects": ["$_id", "$$ROOT"]}},
     ]
     with unavailable_is_transient():
-        return list(collection(Transaction).aggregate(stages, maxTimeMS=QUERY_TIME_MS_MAX))
+        return list(_transactions().aggregate(stages, maxTimeMS=QUERY_TIME_MS_MAX))
 
 
 def find_stalled(*, due_by: datetime, limit: int) -> list[dict[str, Any]]:
     """Return up to `limit` transactions that were due for recovery by then, the longest overdue first."""
     with unavailable_is_transient():
-        found = collection(Transaction).find({"due_at": {"$lte": due_by}}).sort("due_at", 1)
+        found = _transactions().find({"due_at": {"$lte": due_by}}).sort("due_at", 1)
         return list(found.limit(limit))
 
 
@@ -191,14 +211,14 @@ def list_sagas(
         query["status"] = status.value
     order = ("_id", -1) if ended else ("due_at", 1)
     with unavailable_is_transient():
-        cursor = collection(Transaction).find(query).sort(*order).limit(limit)
+        cursor = _transactions().find(query).sort(*order).limit(limit)
         return list(cursor.max_time_ms(QUERY_TIME_MS_MAX))
 
 
 def find_notice(*, notice_id: str) -> dict[str, Any] | None:
     """Return one e-mail with its attempts, for staff."""
     with unavailable_is_transient():
-        return collection(Notice).find_one({"_id": notice_id})
+        return _stored(Notice).find_one({"_id": notice_id})
 
 
 def report_notices() -> Report:
@@ -220,14 +240,14 @@ def report_notices() -> Report:
 
 def _first_due(document: type[Notice | Transaction], field: str) -> datetime | None:
     with unavailable_is_transient():
-        found = collection(document).find({field: {"$exists": True}}, {field: 1}).sort(field, 1)
+        found = _stored(document).find({field: {"$exists": True}}, {field: 1}).sort(field, 1)
         rows = list(found.limit(1).max_time_ms(QUERY_TIME_MS_MAX))
     return rows[0][field] if rows else None
 
 
 def _last_handled() -> datetime | None:
     with unavailable_is_transient():
-        found = collection(Notice).find({"finished_at": {"$exists": True}}, {"finished_at": 1})
+        found = _stored(Notice).find({"finished_at": {"$exists": True}}, {"finished_at": 1})
         rows = list(found.sort("finished_at", -1).limit(1).max_time_ms(QUERY_TIME_MS_MAX))
     return rows[0]["finished_at"] if rows else None
 
@@ -242,9 +262,9 @@ def report_saga() -> Report:
     """
     query = {"due_at": {"$exists": True}, "status": {"$nin": sorted(states.TERMINAL)}}
     with unavailable_is_transient():
-        cursor = collection(Transaction).find(query, {"initiated_at": 1, "attempts": 1}).sort("due_at", 1)
+        cursor = _transactions().find(query, {"initiated_at": 1, "attempts": 1}).sort("due_at", 1)
         oldest = list(cursor.limit(1).max_time_ms(QUERY_TIME_MS_MAX))
-        batches = collection(TransferBatch).find(_UNFINISHED, {"created_at": 1}).sort("created_at", 1)
+        batches = _batches().find(_UNFINISHED, {"created_at": 1}).sort("created_at", 1)
         unfinished = [row["created_at"] for row in batches.limit(1).max_time_ms(QUERY_TIME_MS_MAX)]
     now = clock.now()
     ages = [(now - row["initiated_at"]).total_seconds() for row in oldest]

@@ -121,6 +121,6 @@ def _find_earlier(sender_id: str, key: Key) -> Started | None:
     row = selectors.find_by_key(sender_id=sender_id, key=key.value)
     if row is None:
         return None
-    if row["fingerprint"] != key.fingerprint:
+    if row.get("fingerprint") != key.fingerprint:
         raise IdempotencyKeyReused
     return Started(row, replayed=True)

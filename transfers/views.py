@@ -26,7 +26,7 @@ from payflow.api.viewsets import ApiViewSet
 from payflow.crashpoints import crash_point
 from payflow.errors import Transient
 from transfers import batches, inbox, issuing, schema, selectors, services, states, tasks
-from transfers.body import as_initiated, transaction_body
+from transfers.body import as_initiated, check, checked_body
 from transfers.errors import BatchNotFound, NotSettled, TransactionNotFound
 from transfers.parties import Revealed, TransferRequest
 from transfers.receipts import Reader
@@ -72,8 +72,8 @@ class TransactionViewSet(ApiViewSet):
             _set_going([started.row["_id"]])
         headers = {idempotency.REPLAYED_HEADER: "true"} if started.replayed else {}
         headers["Location"] = f"/transactions/{started.row['_id']}"
-        row, waited = _wait(request, dict(as_initiated(started.row)))
-        return Response(transaction_body(row), status=201, headers={**headers, **waited})
+        row, waited = _wait(request, dict(as_initiated(check(started.row))))
+        return Response(checked_body(row), status=201, headers={**headers, **waited})
 
     def list(self, request: Request) -> Response:
         """GET /transactions: the caller's own, and a batch's for staff, newest first."""
@@ -88,19 +88,19 @@ class TransactionViewSet(ApiViewSet):
             before_id=asked.get("cursor"),
             of_anybody=request.user.may(MAY_VIEW_ALL),
         )
-        return Response(page(rows, asked["limit"], key=lambda row: row["_id"], render=transaction_body))
+        return Response(page(rows, asked["limit"], key=lambda row: row["_id"], render=checked_body))
 
     def retrieve(self, request: Request, pk: str) -> Response:
         """GET /transactions/{id}: for sender, receiver and staff; for everyone else it does not exist."""
         row, _ = _find_visible(request, pk)
         row, waited = _wait(request, row)
-        return Response(transaction_body(row), headers=waited)
+        return Response(checked_body(row), headers=waited)
 
     def receipt(self, request: Request, pk: str) -> HttpResponse:
         """GET /transactions/{id}/receipt: a signed receipt, once the transaction has ended."""
         row, reader = _find_visible(request, pk)
         row, waited = _wait(request, row)
-        if Status(row["status"]) not in states.TERMINAL:
+        if Status(check(row)["status"]) not in states.TERMINAL:
             raise NotSettled(waited)
         keys, issuer = settings.RECEIPT_SIGNING_KEYS, settings.RECEIPT_ISSUER
         receipt = issuing.issue_receipt(row=row, reader=reader, keys=keys, issuer=issuer)
@@ -144,7 +144,7 @@ class TransferBatchViewSet(ApiViewSet):
     def retrieve(self, request: Request, pk: str) -> Response:
         """GET /transactions/batch/{id}: what came of it, for its sender and staff."""
         batch = selectors.find_batch(batch_id=pk)
-        if batch is None or not (request.user.id == batch["sender_id"] or request.user.may(MAY_VIEW_ALL)):
+        if batch is None or not (request.user.id == batch.get("sender_id") or request.user.may(MAY_VIEW_ALL)):
             raise BatchNotFound("There is no such batch.")
         return Response(batches.summary_body(batch, selectors.count_outcomes(batch_id=pk)))
 
@@ -152,9 +152,9 @@ class TransferBatchViewSet(ApiViewSet):
 def _find_visible(request: Request, transaction_id: str) -> tuple[dict[str, Any], Reader]:
     """Return a transaction and what the caller is to it. Raises TransactionNotFound when that is nothing."""
     row = selectors.find_transaction(transaction_id=transaction_id)
-    if row and request.user.id == row["sender_id"]:
+    if row and request.user.id == row.get("sender_id"):
         return row, Reader.SENDER
-    if row and request.user.id == row["receiver_id"]:
+    if row and request.user.id == row.get("receiver_id"):
         return row, Reader.RECEIVER
     if row and request.user.may(MAY_VIEW_ALL):
         return row, Reader.STAFF
@@ -224,7 +224,7 @@ def _wait(request: Request, row: dict[str, Any]) -> tuple[dict[str, Any], dict[s
     latest, waited = prefer.wait_for(
         row,
         lambda: _read_again(row),
-        lambda seen: Status(seen["status"]) in states.TERMINAL,
+        lambda seen: seen.get("status") in states.TERMINAL,
         seconds,
     )
     return latest, {prefer.HEADER: f"wait={seconds}"} if waited else {}

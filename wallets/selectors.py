@@ -9,11 +9,32 @@ from typing import Any, NamedTuple
 
 from ledger import selectors as ledger
 from ledger.chain import Entry
+from ledger.reading import LENIENT
+from ledger.selectors import BrokenEntry
 from payflow import clock
 from payflow.mongodb import collection, unavailable_is_transient
+from payflow.stored_data import (
+    Check,
+    invalid,
+    is_currency,
+    is_text,
+    is_time,
+    one_of,
+    represent_all,
+    require,
+)
 from wallets.documents import Hold, Status, Wallet
 
 WALLETS_PER_USER_MAX = 200
+_STORED_FIELDS = ("user_id", "currency", "status", "frozen_because", "created_at", "updated_at")
+_CHECKS: dict[str, Check] = {
+    "_id": is_text,
+    "user_id": is_text,
+    "currency": is_currency,
+    "status": one_of(*(status.value for status in Status)),
+    "created_at": is_time,
+    "updated_at": is_time,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +57,24 @@ class WalletRow(NamedTuple):
 
 def find_wallet(*, user_id: str, currency: str) -> Wallet | None:
     """Return a user's wallet in one currency."""
-    with unavailable_is_transient():
-        return Wallet.objects(user_id=user_id, currency=currency).first()
+    return _first({"user_id": user_id, "currency": currency})
 
 
 def find_wallet_by_id(*, wallet_id: str) -> Wallet | None:
     """Return a wallet by its id."""
+    return _first({"_id": wallet_id})
+
+
+def _first(query: dict[str, str]) -> Wallet | None:
+    return next(iter(_find(query, limit=1)), None)
+
+
+def _find(query: dict[str, str], *, limit: int) -> list[Wallet]:
+    """Return wallets as they are stored, oldest first: mongoengine's own reading fails at odd values."""
+    stored = collection(Wallet).with_options(codec_options=LENIENT)
     with unavailable_is_transient():
-        return Wallet.objects(id=wallet_id).first()
+        rows = list(stored.find(query).sort("_id", 1).limit(limit))
+    return [Wallet(id=row["_id"], **{name: row.get(name) for name in _STORED_FIELDS}) for row in rows]
 
 
 def is_another_held(*, user_id: str, besides: str, hold: Hold) -> bool:
@@ -74,20 +105,34 @@ def _find_rows(query: dict[str, Any]) -> list[WalletRow]:
 
 
 def list_states(*, user_id: str) -> list[WalletState]:
-    """Return a user's wallets with their balances, oldest first; there are at most as many as currencies."""
-    with unavailable_is_transient():
-        wallets = list(Wallet.objects(user_id=user_id).order_by("id").limit(WALLETS_PER_USER_MAX))
-    heads = ledger.find_heads([wallet.id for wallet in wallets])
-    return [_state(wallet, heads.get(wallet.id)) for wallet in wallets]
+    """Return a user's wallets with their balances, oldest first; there are at most as many as currencies.
+
+    Those that cannot be shown are left out. Raises StoredDataInvalid or Unreadable when that is all of them.
+    """
+    wallets = _find({"user_id": user_id}, limit=WALLETS_PER_USER_MAX)
+    heads = ledger.read_heads([wallet.id for wallet in wallets])
+    states = represent_all(wallets, lambda wallet: _good_state(wallet, heads.get(wallet.id)))
+    # An empty list would say that there is no money: say what is wrong instead.
+    return [state_of(wallets[0])] if wallets and not states else states
+
+
+def _good_state(wallet: Wallet, head: Entry | BrokenEntry | None) -> WalletState:
+    if isinstance(head, BrokenEntry):
+        raise invalid("ledger_entries", f"newest of {wallet.id}", head.reason)
+    return _state(wallet, head)
 
 
 def state_of(wallet: Wallet) -> WalletState:
-    """Return a wallet with its balance."""
+    """Return a wallet with its balance. Raises StoredDataInvalid, Unreadable."""
     return _state(wallet, ledger.find_head(wallet_id=wallet.id))
 
 
 def balance_at(wallet: Wallet, *, at: datetime | None = None) -> tuple[int, datetime]:
-    """Return a wallet's balance and the moment it stood at: `at`, or now when that is None or to come."""
+    """Return a wallet's balance and the moment it stood at: `at`, or now when that is None or to come.
+
+    Raises StoredDataInvalid, Unreadable.
+    """
+    _require_good(wallet)
     now = clock.now()
     if at is None or at >= now:
         # Not by time: another machine's clock may be ahead, and its newest entry counts now.
@@ -98,9 +143,15 @@ def balance_at(wallet: Wallet, *, at: datetime | None = None) -> tuple[int, date
 
 
 def _state(wallet: Wallet, head: Entry | None) -> WalletState:
+    _require_good(wallet)
     if head is None:
         return WalletState(wallet, 0, wallet.updated_at)
     return WalletState(wallet, head.balance_minor, max(wallet.updated_at, head.created_at))
+
+
+def _require_good(wallet: Wallet) -> None:
+    stored = {"_id": wallet.id, **{name: getattr(wallet, name) for name in _CHECKS if name != "_id"}}
+    require("wallets", stored, _CHECKS)
 
 
 def is_active(wallet: Wallet | WalletRow) -> bool:

@@ -8,10 +8,12 @@ from django.conf import settings
 from rest_framework import serializers
 
 from ledger.chain import Entry, Kind
+from ledger.selectors import BrokenEntry, entry_in
 from payflow import clock
 from payflow.api.fields import CurrencyField, RawAmountField, StrictSerializer, TimeField, in_minor_units
 from payflow.api.pages import CursorField, PageQuery
 from payflow.money import format_amount
+from payflow.stored_data import invalid
 from wallets.selectors import WalletState
 
 OWN_WALLET = "Which of one's wallets: the one in this currency."
@@ -71,6 +73,14 @@ def wallet_body(state: WalletState) -> dict[str, Any]:
         "created_at": clock.rfc3339(wallet.created_at),
         "updated_at": clock.rfc3339(state.updated_at),
     }
+
+
+def document_body(document: dict[str, Any]) -> dict[str, Any]:
+    """Return a stored ledger entry as the API shows it. Raises StoredDataInvalid."""
+    entry = entry_in(document)
+    if isinstance(entry, BrokenEntry):
+        raise invalid("ledger_entries", document["_id"], entry.reason)
+    return entry_body(entry)
 
 
 def entry_body(entry: Entry) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from rest_framework.response import Response
 
 from ledger import selectors as ledger
 from ledger.chain import Kind
+from ledger.errors import Unreadable
 from payflow import clock, idempotency
 from payflow.api.describing import described
 from payflow.api.pages import page
@@ -21,6 +22,7 @@ from wallets.errors import Declined, WalletNotFound
 from wallets.serializers import (
     Move,
     OpenWallet,
+    document_body,
     entry_body,
     wallet_body,
 )
@@ -99,13 +101,16 @@ class WalletViewSet(ApiViewSet):
         """GET /wallets/me/history: entries, newest first."""
         asked = self.query
         wallet = services.get_wallet(user_id=request.user.id, currency=asked["currency"])
-        rows = ledger.list_entries(
+        rows = ledger.list_documents(
             wallet_id=wallet.id,
             limit=asked["limit"] + 1,
             kind=Kind(asked["kind"]) if "kind" in asked else None,
             before_sequence=asked.get("cursor"),
         )
-        return Response(page(rows, asked["limit"], key=lambda entry: str(entry.sequence), render=entry_body))
+        shown = page(rows, asked["limit"], key=lambda row: f"{row['sequence']:.0f}", render=document_body)
+        if rows and not shown["results"] and shown["next"] is None and "cursor" not in asked:
+            raise Unreadable  # an empty history would say that no money ever moved
+        return Response(shown)
 
     @action(detail=True)
     def balance(self, request: Request, pk: str) -> Response:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from payflow.api.fields import NumberField, StrictCharField, StrictSerializer
+from payflow.stored_data import represent_all
 
 LIMIT_DEFAULT = 20
 LIMIT_MAX = 100
@@ -64,7 +65,10 @@ def _encode(key: str) -> str:
 def page(
     rows: Sequence[Row], limit: int, key: Callable[[Row], str], render: Callable[[Row], Any]
 ) -> dict[str, Any]:
-    """Return {results, next} from up to `limit + 1` rows; the extra row only says that there is more."""
+    """Return {results, next} from up to `limit + 1` rows; the extra row only says that there is more.
+
+    Rows that cannot be shown are left out, so a page may hold fewer than `limit`.
+    """
     shown = rows[:limit]
     more = len(rows) > limit
-    return {"results": [render(row) for row in shown], "next": _encode(key(shown[-1])) if more else None}
+    return {"results": represent_all(shown, render), "next": _encode(key(shown[-1])) if more else None}

@@ -23,6 +23,7 @@ from payflow.errors import (
     Transient,
 )
 from payflow.money import InvalidAmount
+from payflow.stored_data import StoredDataInvalid
 
 PROBLEM = "Problem"
 # Of a request without anything particular.
@@ -76,6 +77,8 @@ def _common(operation: Operation, traits: Traits) -> Iterator[Refusal]:
             "At most 20 such requests are allowed in 60 seconds. Wait 12 seconds, then try again."
         )
     yield problems.InternalError()
+    if traits.is_authenticated and operation.needs_servers:
+        yield StoredDataInvalid()
     if operation.needs_servers:
         yield Transient()
         yield problems.Overloaded()
