@@ -7,15 +7,17 @@ from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
-from django.contrib.admin.forms import AdminAuthenticationForm
+from django.contrib.admin.forms import AdminAuthenticationForm, AdminPasswordChangeForm
 from django.contrib.admin.utils import unquote
 from django.contrib.auth.admin import GroupAdmin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.forms import AdminUserCreationForm, UserChangeForm
 from django.contrib.auth.models import Group
+from django.contrib.auth.views import PasswordChangeView
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import reverse
 from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
 
@@ -53,7 +55,40 @@ class StaffLoginForm(AdminAuthenticationForm):
     username = forms.CharField(widget=forms.TextInput(attrs={"autofocus": True}))
 
 
+class OwnPasswordForm(AdminPasswordChangeForm):
+    """A new password for one's own account. All sessions of the API end first, or the password stays."""
+
+    def clean(self) -> dict[str, Any]:
+        """End the sessions once nothing else is wrong."""
+        cleaned: dict[str, Any] = super().clean() or {}
+        if not self.errors:
+            try:
+                sessions.close_all_families(user_id=str(self.user.pk))
+            except Transient as error:
+                raise forms.ValidationError(error.detail) from error
+        return cleaned
+
+    def save(self, commit: bool = True) -> User:
+        """Store the password, and end sessions that were opened with the old one meanwhile."""
+        user: User = super().save(commit)
+        services.close_sessions_again(user_id=str(user.pk))
+        return user
+
+
+def change_own_password(request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+    """The admin's page for one's own password, with a form that ends sessions."""
+    request.current_app = admin.site.name
+    view = PasswordChangeView.as_view(
+        form_class=OwnPasswordForm,
+        success_url=reverse("admin:password_change_done"),
+        extra_context={**admin.site.each_context(request), **(extra_context or {})},
+    )
+    response: HttpResponse = view(request)
+    return response
+
+
 admin.site.login_form = StaffLoginForm
+admin.site.password_change = change_own_password
 admin.site.register(ApiKey, ApiKeyAdmin)
 admin.site.unregister(Group)
 

@@ -59,8 +59,8 @@ class KeyCaller:
     key_id: str
     scopes: frozenset[str]
     record: User
-    granted_by_staff: bool
-    """Whether a member of staff who may deposit made this key for its owner."""
+    granter_id: str | None
+    """Who made this key, where that is not its owner."""
     is_authenticated = True
 
     def __str__(self) -> str:
@@ -77,10 +77,11 @@ class KeyCaller:
 
     @property
     def may_deposit(self) -> bool:
-        """Return whether the owner may, or staff made this a service's key. Raises Transient."""
-        return (
-            settings.DEPOSITS_OPEN or self.granted_by_staff or selectors.is_granted(self.record, MAY_DEPOSIT)
-        )
+        """Return whether the owner, or else the maker of the key, may deposit now. Raises Transient."""
+        if settings.DEPOSITS_OPEN or selectors.is_granted(self.record, MAY_DEPOSIT):
+            return True
+        granter = selectors.find_user(user_id=self.granter_id) if self.granter_id else None
+        return granter is not None and selectors.is_granted(granter, MAY_DEPOSIT)
 
 
 def mint_key(
@@ -88,8 +89,8 @@ def mint_key(
 ) -> Minted:
     """Make a key. Raises DepositsNotGranted, TooManyApiKeys, Transient.
 
-    Granting `deposits:write` needs the permission `wallets.deposit`: always for another user's key, which
-    keeps it for its whole life, and for one's own where deposits are not open.
+    Granting `deposits:write` needs the permission `wallets.deposit`: always for another user's key, and for
+    one's own where deposits are not open. The key makes deposits while its maker holds the permission.
     """
     is_open = settings.DEPOSITS_OPEN and created_by.pk == owner.pk
     if Scope.DEPOSITS_WRITE in scopes and not (is_open or selectors.is_granted(created_by, MAY_DEPOSIT)):
@@ -144,9 +145,8 @@ def read_key(encoded: str) -> KeyCaller:
     _known[key.hash] = str(owner.pk), time.monotonic() + KNOWN_SECONDS
     while len(_known) > KNOWN_MAX:
         _known.popitem(last=False)
-    # A key that staff made for another keeps what they could grant then. One's own key follows its owner.
-    granted_by_staff = key.created_by_id != key.owner_id
-    return KeyCaller(key.id, frozenset(key.scopes), owner, granted_by_staff)
+    granter_id = str(key.created_by_id) if key.created_by_id != key.owner_id else None
+    return KeyCaller(key.id, frozenset(key.scopes), owner, granter_id)
 
 
 def find_known_owner(encoded: str) -> str | None:

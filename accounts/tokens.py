@@ -87,6 +87,8 @@ class Caller(TokenUser):
     record: User | None = None
     # Who has signed in is not held to scopes.
     scopes: frozenset[str] | None = None
+    # Only an API key has a maker besides its owner.
+    granter_id: str | None = None
 
     def __getattr__(self, attr: str) -> None:
         # The parent answers None to any misspelt name.

@@ -49,6 +49,9 @@ def read_receipt_keys(entries: Sequence[str], *, is_production: bool) -> tuple[s
     published = development.signer.as_jwk()["x"]
     if is_production and any(key.as_jwk()["x"] == published for key in keys.keys):
         return keys, "holds the published development key"
+    for position, key in enumerate(keys.keys, 1):
+        if is_production and key.private and _is_typed(key.private.private_bytes_raw()):
+            return keys, f"is weak: key {position} is not random"
     return keys, ""
 
 
@@ -69,7 +72,7 @@ def read_sealing_keys(entries: Sequence[str], *, is_production: bool) -> tuple[l
             ], f"cannot be used: key {position} is not {SEALING_KEY_BYTES} bytes in base64url"
         if is_production and key == seed:
             return [development], "holds the published development key"
-        if is_production and len(set(key)) < _DIFFERENT_BYTES_MIN:
+        if is_production and _is_typed(key):
             return [development], f"is weak: key {position} is not random"
     if len(set(entries)) < len(entries):
         return [development], "names one key twice"
@@ -97,11 +100,21 @@ def read_ledger_keys(
     for position, key in enumerate(keys.keys, 1):
         if key.secret == seed:
             return keys, "holds the published development key"
-        if len(set(key.secret)) < _DIFFERENT_BYTES_MIN:
+        if _is_typed(key.secret):
             return keys, f"is weak: key {position} is not random"
         if name := next((used[form] for form in _forms(key.secret) if form in used), ""):
             return keys, f"cannot be used: key {position} is a secret of {name}, too"
     return keys, ""
+
+
+def _is_typed(key: bytes) -> bool:
+    """Say whether a key of random bytes was not made at random."""
+    return len(set(key)) < _DIFFERENT_BYTES_MIN or _repeats(key)
+
+
+def _repeats(value: str | bytes) -> bool:
+    """Say whether a value is one part of itself, again and again."""
+    return value in (value + value)[1:-1]  # type: ignore[operator]  # both are of one type
 
 
 def _forms(secret: str | bytes) -> set[bytes]:
@@ -215,7 +228,7 @@ def fault_of_secret(value: str, *, length_min: int = SECRET_LENGTH_MIN) -> str:
         return "is the published development value"
     if len(value) < length_min:
         return f"is shorter than {length_min} characters"
-    if len(set(value)) < _DIFFERENT_CHARACTERS_MIN:
+    if len(set(value)) < _DIFFERENT_CHARACTERS_MIN or _repeats(value):
         return "is weak: it is not random"
     return ""
 

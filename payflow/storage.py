@@ -137,7 +137,8 @@ def _keep_looking() -> None:
 def _look_on(seen: _Seen) -> None:
     while seen is _seen:
         # What was known stays where the server does not answer.
-        with suppress(PyMongoError):
+        # Figures of a form that is not known say nothing either.
+        with suppress(PyMongoError, KeyError, TypeError, ValueError, AttributeError):
             found = read_figures(mongoengine.get_db().command("dbStats", freeStorage=0))
             seen.free_bytes = seen.free_bytes if found is None else found
         time.sleep(LOOK_SECONDS)

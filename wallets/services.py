@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from django.conf import settings
@@ -169,12 +169,18 @@ def _release(which: dict[str, str], hold: Hold) -> None:
         )
 
 
-def deposit(*, user_id: str, currency: str, amount_minor: int, key: str | None) -> Movement:
+def deposit(
+    *, user_id: str, currency: str, amount_minor: int, key: str | None, granter_id: str | None = None
+) -> Movement:
     """Bring money in from outside. `key` is the caller's idempotency key.
+
+    Where deposits of a day are limited, this one counts for the user, and for the user `granter_id` who let
+    them deposit: otherwise many accounts would lift the limit of one granter.
 
     Raises WalletNotFound, WalletClosed, BalanceLimit, DepositLimit, IdempotencyKeyReused, Transient.
     """
-    return _move(Kind.DEPOSIT, user_id, currency, amount_minor, key)
+    limited = [user_id, *([granter_id] if granter_id else [])]
+    return _move(Kind.DEPOSIT, user_id, currency, amount_minor, key, limited=limited)
 
 
 def withdraw(*, user_id: str, currency: str, amount_minor: int, key: str | None) -> Movement:
@@ -182,7 +188,9 @@ def withdraw(*, user_id: str, currency: str, amount_minor: int, key: str | None)
     return _move(Kind.WITHDRAWAL, user_id, currency, amount_minor, key)
 
 
-def _move(kind: Kind, user_id: str, currency: str, amount_minor: int, key: str | None) -> Movement:
+def _move(
+    kind: Kind, user_id: str, currency: str, amount_minor: int, key: str | None, limited: Sequence[str] = ()
+) -> Movement:
     # The ledger's own unique index makes the key last: it holds when Redis has lost everything.
     operation_id = keyed_operation_id(kind, user_id, key) if key else f"{new_id('op')}:{kind.value.lower()}"
     earlier = ledger.find_entry(operation_id=operation_id) if key else None
@@ -194,7 +202,7 @@ def _move(kind: Kind, user_id: str, currency: str, amount_minor: int, key: str |
         raise WalletClosed("This wallet is frozen or closed; no money can move in or out.")
     # Of several requests with one key at once, one has posted it.
     inserted: set[str] = set()
-    entry = earlier or _post(wish, user_id, inserted)
+    entry = earlier or _post(wish, limited, inserted)
     crash_point("wallets.posted")
     if entry is None:
         raise Transient("The ledger could not be written. Try again shortly.")
@@ -205,24 +213,31 @@ def _move(kind: Kind, user_id: str, currency: str, amount_minor: int, key: str |
     return Movement(entry, replayed=operation_id not in inserted)
 
 
-def _post(wish: Posting, user_id: str, inserted: set[str]) -> Entry | None:
-    """Post a wish; a deposit counts towards the day's limit first, so that no crash lets one go uncounted."""
+def _post(wish: Posting, limited: Sequence[str], inserted: set[str]) -> Entry | None:
+    """Post a wish. A deposit counts towards each day's limit first, so no crash leaves it uncounted."""
     limit = settings.DEPOSITS_PER_DAY_MAX
-    if wish.kind is not Kind.DEPOSIT or limit is None:
+    if not limited or limit is None:
         return posting.post([wish], inserted=inserted).get(wish.operation_id)
-    total_id = f"{user_id}:{wish.currency}:{clock.now():%Y-%m-%d}"
-    _reserve(total_id, wish, limit_minor=limit * 10 ** money.EXPONENTS[wish.currency])
+    day = f"{wish.currency}:{clock.now():%Y-%m-%d}"
+    reserved: list[str] = []
+    try:
+        for user_id in limited:
+            _reserve(f"{user_id}:{day}", wish, limit_minor=limit * 10 ** money.EXPONENTS[wish.currency])
+            reserved.append(f"{user_id}:{day}")
+    except DepositLimit:
+        _unreserve(reserved, wish)
+        # A repeat may find the limit used up by the request that it repeats.
+        if (entry := ledger.find_entry(operation_id=wish.operation_id)) is None:
+            raise
+        return entry
     entry = posting.post([wish], inserted=inserted).get(wish.operation_id)
     if entry is None or entry.kind is Kind.DECLINED or wish.operation_id not in inserted:
-        # No money arrived by this request. A release that fails leaves the total too high, which is safe.
-        with unavailable_is_transient():
-            totals = collection(DepositTotal)
-            totals.update_one({"_id": total_id}, {"$inc": {"amount_minor": -wish.amount_minor}})
+        _unreserve(reserved, wish)
     return entry
 
 
 def _reserve(total_id: str, wish: Posting, *, limit_minor: int) -> None:
-    """Add a deposit to its day's total, in one conditional update. Raises DepositLimit, Transient."""
+    """Add a deposit to a day's total, in one conditional update. Raises DepositLimit, Transient."""
     room = {"_id": total_id, "amount_minor": {"$lte": limit_minor - wish.amount_minor}}
     add = {"$inc": {"amount_minor": wish.amount_minor}, "$setOnInsert": {"created_at": clock.now()}}
     # The first of a day inserts; where a total without room is there, or a request was faster, it cannot.
@@ -236,6 +251,14 @@ def _reserve(total_id: str, wish: Posting, *, limit_minor: int) -> None:
             return
     limit = f"{format_amount(limit_minor, wish.currency)} {wish.currency}"
     raise DepositLimit(f"At most {limit} may be deposited in a day.")
+
+
+def _unreserve(total_ids: Sequence[str], wish: Posting) -> None:
+    """Take a deposit that brought no money off the totals. Where that fails they stay too high: safe."""
+    with unavailable_is_transient():
+        collection(DepositTotal).update_many(
+            {"_id": {"$in": [*total_ids]}}, {"$inc": {"amount_minor": -wish.amount_minor}}
+        )
 
 
 def keyed_operation_id(kind: Kind, user_id: str, key: str) -> str:

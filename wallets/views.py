@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from django.conf import settings
 from rest_framework.decorators import action
 from rest_framework.request import Request
@@ -76,7 +78,7 @@ class WalletViewSet(ApiViewSet):
         """POST /wallets/me/deposit: by the owner where deposits are open, else by staff only."""
         if not request.user.may_deposit:
             raise PermissionRefused("Depositing here needs the permission wallets.deposit.")
-        return self._move(request, services.deposit)
+        return self._move(request, partial(services.deposit, granter_id=request.user.granter_id))
 
     @action(detail=False, methods=["post"])
     def withdraw(self, request: Request) -> Response:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextvars
 import io
+import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
@@ -33,12 +34,12 @@ _ID = b"the-id-of-the-request-stands-here"
 
 def refuse(error: Callable[[], Refused | Transient], environ: Mapping[str, Any]) -> Answer:
     """Return the problem document of an error, for this request."""
-    return _for_request(_refusal(error, _is_secure(environ), environ.get("HTTP_ORIGIN", "")), environ)
+    return _for_request(_refusal(error, _is_secure(environ), _allowed_origin(environ)), environ)
 
 
 def say_live(environ: Mapping[str, Any]) -> Answer:
     """Return what `GET /health/live` answers, for this request."""
-    return _for_request(_live(_is_secure(environ), environ.get("HTTP_ORIGIN", "")), environ)
+    return _for_request(_live(_is_secure(environ), _allowed_origin(environ)), environ)
 
 
 def _for_request(template: Answer, environ: Mapping[str, Any]) -> Answer:
@@ -80,6 +81,14 @@ def _make(answer: Callable[[HttpRequest], HttpResponse], is_secure: bool, origin
     del response[correlation.HEADER]
     headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in response.items()]
     return Answer(response.status_code, headers, response.content)
+
+
+def _allowed_origin(environ: Mapping[str, Any]) -> str:
+    """Return the request's origin if web pages there may call the API. All others get one answer (CORS)."""
+    origin: str = environ.get("HTTP_ORIGIN", "")
+    if origin in settings.CORS_ALLOWED_ORIGINS:
+        return origin
+    return origin if any(re.match(form, origin) for form in settings.CORS_ALLOWED_ORIGIN_REGEXES) else ""
 
 
 def _is_secure(environ: Mapping[str, Any]) -> bool:

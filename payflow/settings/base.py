@@ -138,7 +138,7 @@ LEDGER_KEYS, _LEDGER_KEYS_FAULT = safety.read_ledger_keys(
 DEPOSITS_OPEN = env.bool("DEPOSITS_OPEN", default=not IS_PRODUCTION)
 # What one user may deposit in a day (UTC) and a currency, in whole units of the currency; None: any amount.
 _DEPOSITS_PER_DAY = env.str("DEPOSITS_PER_DAY_MAX", default="100000" if IS_PRODUCTION else "off")
-DEPOSITS_PER_DAY_MAX = safety.read_whole_number("DEPOSITS_PER_DAY_MAX", _DEPOSITS_PER_DAY, highest=10**12)
+DEPOSITS_PER_DAY_MAX = safety.read_whole_number("DEPOSITS_PER_DAY_MAX", _DEPOSITS_PER_DAY, highest=10**9)
 if IS_PRODUCTION:
     safety.refuse_in_production({"DEPOSITS_PER_DAY_MAX is off": DEPOSITS_PER_DAY_MAX is None})
 
@@ -217,6 +217,7 @@ safety.refuse_out_of_range(
 if IS_PRODUCTION:
     safety.refuse_unsafe_production(
         secrets={
+            # Compared with each other. Those of the ledger are compared with all others above.
             "DJANGO_SECRET_KEY": SECRET_KEY,
             **{f"DJANGO_SECRET_KEY_FALLBACKS ({n})": k for n, k in enumerate(SECRET_KEY_FALLBACKS, 1)},
             "JWT_SIGNING_KEY": JWT_SIGNING_KEY,

@@ -45,8 +45,8 @@ RATE_LIMITS = rates.read_rates(
         ),
     }
 )
-# Above these a limit guards no password: attempts in a day of one address, and for one email.
-_GUARDED_PER_DAY_MAX = {"auth": 1_000_000, "auth_email": 20_000}
+# Above these a limit guards nothing: attempts in a day of one address, for one email, and of one user.
+_GUARDED_PER_DAY_MAX = {"auth": 1_000_000, "auth_email": 20_000, "unknown_receivers": 10_000}
 if IS_PRODUCTION:
     safety.refuse_in_production(
         {

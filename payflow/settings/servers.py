@@ -17,10 +17,28 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from pymongo.errors import PyMongoError
 from pymongo.uri_parser import parse_uri
 
+from payflow import safety
+
 SRV_PREFIX = "mongodb+srv://"
 # Mechanisms that identify the client by its certificate or its machine, not by a user in the address.
 _WITHOUT_USER = frozenset({"MONGODB-X509", "MONGODB-AWS", "MONGODB-OIDC"})
 _UNVERIFIED = ("tlsinsecure", "tlsallowinvalidcertificates", "tlsallowinvalidhostnames")
+# What an address of Redis may say besides host and database. Others could lead elsewhere or check less.
+_REDIS_OPTIONS = frozenset(
+    {
+        "db",
+        "password",
+        "username",
+        "ssl_ca_certs",
+        "ssl_ca_path",
+        "ssl_cert_reqs",
+        "ssl_certfile",
+        "ssl_keyfile",
+    }
+)
+_PASSWORD_LENGTH_MIN = 12
+# Names that no public registry hands out (RFC 6762, 8375 and ICANN's reservation of `internal`).
+_PRIVATE_DOMAINS = (".internal", ".local", ".lan", ".localdomain", ".home.arpa", ".test")
 _ENCRYPT = "use TLS, or name the host or its network in UNENCRYPTED_SERVERS"
 
 
@@ -40,11 +58,17 @@ def mongodb_faults(uri: str, *, unencrypted: Sequence[str]) -> list[str]:
     )
     if not has_identity:
         faults.append("MONGODB_URI has no user and password")
+    if parsed["password"] and (
+        fault := safety.fault_of_secret(parsed["password"], length_min=_PASSWORD_LENGTH_MIN)
+    ):
+        faults.append(f"the password in MONGODB_URI {fault}")
     if any(options.get(name) for name in _UNVERIFIED):
         faults.append("MONGODB_URI does not verify the server's certificate")
     if not options.get("tls", is_srv) and not all(_may_be_plain(host, unencrypted) for host in hosts):
         faults.append(f"MONGODB_URI is not encrypted: {_ENCRYPT}")
     names_many = is_srv or len(hosts) > 1 or options.get("replicaset") or options.get("loadbalanced")
+    if str(options.get("readpreference", "primary")).lower() != "primary":
+        faults.append("MONGODB_URI reads from secondaries, which may not know the newest entries")
     if options.get("directconnection") or not names_many:
         faults.append(
             "MONGODB_URI may lead to a standalone server: name the replica set (?replicaSet=...),"
@@ -63,8 +87,15 @@ def redis_faults(url: str, *, unencrypted: Sequence[str]) -> list[str]:
     if parsed.scheme not in ("redis", "rediss", "unix"):
         return ["REDIS_URL must begin with rediss://, redis:// or unix://"]
     faults = []
-    if not (parsed.password or any(options.get("password", ()))):
+    password = unquote(parsed.password or "") or next(iter(options.get("password", ())), "")
+    if not password:
         faults.append("REDIS_URL has no password")
+    elif fault := safety.fault_of_secret(password, length_min=_PASSWORD_LENGTH_MIN):
+        faults.append(f"the password in REDIS_URL {fault}")
+    if unknown := options.keys() - _REDIS_OPTIONS:
+        faults.append(
+            f"REDIS_URL has options that are not for PayFlow to be given there ({len(unknown)} of them)"
+        )
     if parsed.scheme == "rediss" and _is_unverified(options):
         faults.append("REDIS_URL does not verify the server's certificate")
     if parsed.scheme == "redis" and not _may_be_plain(host, unencrypted):
@@ -113,7 +144,11 @@ def unusable_exemptions(entries: Sequence[str]) -> list[str]:
     """Return why UNENCRYPTED_SERVERS cannot be used: each entry is a host, a domain or a private network."""
     for position, entry in enumerate(entries, 1):
         text = entry.strip()
-        if not text or text in {"*", "."} or "://" in text or " " in text:
+        address = _address(text)
+        if address is not None and not address.is_private:
+            return [f"UNENCRYPTED_SERVERS entry {position} is no private address"]
+        is_named = text.lower().endswith(_PRIVATE_DOMAINS) or safety.names_a_service(text)
+        if "/" not in text and address is None and not is_named:
             return [f"UNENCRYPTED_SERVERS entry {position} is no host, domain or network"]
         if "/" in text:
             try:

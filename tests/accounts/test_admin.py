@@ -9,6 +9,7 @@ from django.core.exceptions import ValidationError
 from django.test import Client
 
 from accounts import services, sessions
+from accounts.admin import OwnPasswordForm
 from accounts.models import User
 from payflow import redisdb
 from payflow.errors import NotAuthenticated, NotFound
@@ -285,6 +286,45 @@ def test_a_helper_changes_neither_another_member_of_staff_nor_their_own_account(
             "Alice Example",
             True,
         )
+
+
+@pytest.mark.parametrize("by_group", [True, False])
+def test_a_helper_takes_over_no_account_that_holds_a_permission(by_group: bool) -> None:
+    client = browser(helper("change_user", "view_user", "set_password"))
+    service = UserFactory(email="service@example.com")
+    if by_group:
+        service.groups.add(Group.objects.create(name="Depositors"))
+    else:
+        grant(service, "wallets.deposit")
+    assert client.post(page_of(service), {"email": "x@example.com", "name": "Owned"}).status_code == 403
+    assert set_password(client, service) == 403
+
+
+def test_ones_own_new_password_ends_the_sessions_of_the_api() -> None:
+    user = UserFactory(email="staff@example.com", is_staff=True)
+    refresh = services.sign_in(email=user.email, password=PASSWORD).tokens.refresh
+    form = {
+        "old_password": PASSWORD,
+        "new_password1": "a better password",
+        "new_password2": "a better password",
+    }
+    client = browser(user)
+    response = client.post("/admin/password_change/", {**form, "old_password": "wrong"})
+    assert response.status_code == 200
+    refresh = services.refresh_session(refresh=refresh).refresh
+    assert client.post("/admin/password_change/", form, follow=True).redirect_chain
+    with pytest.raises(NotAuthenticated):
+        services.refresh_session(refresh=refresh)
+    assert User.objects.get(pk=user.pk).check_password("a better password")
+
+
+def test_without_redis_ones_own_password_stays(request: pytest.FixtureRequest) -> None:
+    user = UserFactory(email="staff@example.com", is_staff=True)
+    new = {"new_password1": "a better password", "new_password2": "a better password"}
+    form = OwnPasswordForm(user, {"old_password": PASSWORD, **new})
+    request.getfixturevalue("redis_down")
+    assert not form.is_valid()
+    assert User.objects.get(pk=user.pk).check_password(PASSWORD)
 
 
 def test_a_helper_sets_a_customers_password_only_with_that_permission() -> None:

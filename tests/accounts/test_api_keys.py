@@ -185,7 +185,17 @@ def test_where_deposits_are_closed_the_permission_grants_them(alice: User, setti
     assert api_keys.read_key(own.encoded).may_deposit
     boss.user_permissions.clear()
     assert not api_keys.read_key(own.encoded).may_deposit
+    # Whoever let the key deposit may not do so any more.
+    assert not api_keys.read_key(granted.encoded).may_deposit
+
+
+def test_a_key_makes_no_deposits_once_its_maker_is_deactivated(alice: User, settings: LazySettings) -> None:
+    settings.DEPOSITS_OPEN = False
+    boss = grant(UserFactory(), "wallets.deposit")
+    granted = mint(alice, "deposits:write", created_by=boss)
     assert api_keys.read_key(granted.encoded).may_deposit
+    User.objects.filter(pk=boss.pk).update(is_active=False)
+    assert not api_keys.read_key(granted.encoded).may_deposit
 
 
 def test_staff_without_the_permission_grant_no_deposits_to_others_even_where_they_are_open(

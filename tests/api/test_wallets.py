@@ -12,8 +12,9 @@ from django.conf import LazySettings
 from ledger.documents import LedgerEntry
 from payflow import clock, money, redisdb
 from payflow.mongodb import collection
-from tests.accounts.factories import grant
-from tests.api.client import Party, assert_problem, join, nothing_changes
+from tests.accounts.factories import UserFactory, grant
+from tests.accounts.keys import mint
+from tests.api.client import Api, Party, assert_problem, join, nothing_changes
 from wallets import services
 from wallets.documents import Wallet
 
@@ -186,6 +187,19 @@ def test_one_deposit_beyond_the_limit_of_a_day_is_refused_too(settings: LazySett
         response = bob.api.post_json("/wallets/me/deposit", {"amount": "100.01"})
         assert_problem(response, 409, "deposit_limit")
     assert bob.api.post_json("/wallets/me/deposit", {"amount": "100.00"}).status_code == 201
+
+
+def test_keys_of_one_maker_share_the_makers_limit(settings: LazySettings, anna: Party, bob: Party) -> None:
+    settings.DEPOSITS_OPEN, settings.DEPOSITS_PER_DAY_MAX = False, 100
+    boss = grant(UserFactory(), "wallets.deposit")
+    keys = [Api(mint(party.user, "deposits:write", created_by=boss).encoded) for party in (anna, bob)]
+    assert keys[0].post_json("/wallets/me/deposit", {"amount": "60.00"}).status_code == 201
+    assert_problem(keys[1].post_json("/wallets/me/deposit", {"amount": "60.00"}), 409, "deposit_limit")
+    assert bob.cents == 0
+    # What was refused for the maker's limit leaves the owner's own as it was.
+    assert keys[1].post_json("/wallets/me/deposit", {"amount": "40.00"}).status_code == 201
+    settings.DEPOSITS_OPEN = True
+    assert bob.api.post_json("/wallets/me/deposit", {"amount": "60.00"}).status_code == 201
 
 
 def test_a_repeated_deposit_counts_once_towards_the_limit(settings: LazySettings, bob: Party) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -242,8 +243,8 @@ def start(environment: str, keys: str | None) -> subprocess.CompletedProcess:
         "DEPOSITS_OPEN": "false",
         "DJANGO_SECRET_KEY": "of-these-tests-only-and-long-enough-d",
         "JWT_SIGNING_KEY": "of-these-tests-only-and-long-enough-j",
-        "MONGODB_URI": "mongodb://127.0.0.1:1",
-        "REDIS_URL": "redis://127.0.0.1:1",
+        "MONGODB_URI": "mongodb://u:of-these-tests-only@127.0.0.1:1/?replicaSet=rs0",
+        "REDIS_URL": "redis://:of-these-tests-only@127.0.0.1:1",
         "ALLOWED_HOSTS": "api.example.com",
         "RECEIPT_SIGNING_KEYS": keys or "",
         "LEDGER_KEYS": "ledger-1:s3cr3tOfTheLedgerZg5vX2k9Lr0QmTqW7eYbH3JuNE",
@@ -262,7 +263,8 @@ def development_seed() -> str:
 
 
 def test_starts_with_the_keys_of_its_own() -> None:
-    assert start("production", f"{B}, {A}").stdout.strip() == "b"
+    random = [signing.to_base64url(hashlib.sha256(name).digest()) for name in (b"a", b"b")]
+    assert start("production", f"b:{random[1]}, a:{random[0]}").stdout.strip() == "b"
     assert start("development", None).stdout.strip() == "development"
 
 

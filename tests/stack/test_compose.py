@@ -26,7 +26,7 @@ HOSTS = {"web": {"${PAYFLOW_HOST:-127.0.0.1}": ALL}, "flower": {"127.0.0.1": ALL
 SECRETS = {
     "DJANGO_SECRET_KEY": "of-these-tests-only-and-long-enough-a",
     "JWT_SIGNING_KEY": "of-these-tests-only-and-long-enough-b",
-    "RECEIPT_SIGNING_KEYS": f"receipts-1:{'Ab1_' * 10}AbE",
+    "RECEIPT_SIGNING_KEYS": "receipts-1:wDdODzL8yqv_JMSJV6ir3oG113ea0qxoaRE2RAu-rRs",
     "LEDGER_KEYS": "ledger-1:s3cr3tOfTheLedgerZg5vX2k9Lr0QmTqW7eYbH3JuNE",
     "WEBHOOK_SECRET_KEYS": "s3cr3tOfHooksZg5vX2k9Lr0QmTqW7eYbH3JuNcD4aE=",
 }
