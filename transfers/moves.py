@@ -28,6 +28,7 @@ from webhooks.fanout import fan_out
 
 logger = logging.getLogger(__name__)
 Row = dict[str, Any]
+IDS_LOGGED_MAX = 20
 
 
 def in_status(rows: Iterable[Row], status: Status) -> list[Row]:
@@ -119,3 +120,21 @@ def finish(rows: list[Row]) -> None:
     for row in rows:
         code = (row.get("failure") or {}).get("code", "")
         logger.info("transaction ended", extra={**log_ids(row), "status": row["status"], "reason": code})
+
+
+def flag(rows: list[Row], reason: str) -> int:
+    """Flag for staff until an operator's retry or the end clears it; return how many had not been flagged."""
+    fresh = [row["_id"] for row in rows if not row.get("needs_attention")]
+    query = {"_id": {"$in": fresh}, "due_at": {"$exists": True}, "needs_attention": {"$ne": True}}
+    if not fresh:
+        return 0
+    with unavailable_is_transient():
+        change = {"$set": {"needs_attention": True}}
+        count = collection(Transaction).update_many(query, change).modified_count
+    if count:
+        extra = {"reason": reason, "count": count, "transaction_ids": fresh[:IDS_LOGGED_MAX]}
+        if len(rows) == 1:
+            extra |= log_ids(rows[0])
+        metrics.TRANSACTIONS_FLAGGED.inc(count)
+        logger.warning("transactions need attention", extra=extra)
+    return count

@@ -25,12 +25,11 @@ from payflow.errors import Transient
 from payflow.mongodb import collection, unavailable_is_transient
 from transfers import batches, saga, selectors, states
 from transfers.documents import Transaction
-from transfers.moves import Row, ids_of
+from transfers.moves import Row, flag, ids_of
 from transfers.selectors import log_ids
 from transfers.states import Status
 
 logger = logging.getLogger(__name__)
-IDS_LOGGED_MAX = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,26 +114,8 @@ def _claim(rows: list[Row], now: datetime) -> tuple[list[Row], int]:
         # With some of them taken and some not, driving all of them does no harm.
         claimed += [{**row, **change["$set"]} for row in group] if count else []
         if count and attempts + 1 >= settings.SAGA_ATTENTION_AFTER_ATTEMPTS:
-            flagged += _flag(group, "tried too often")
+            flagged += flag(group, "tried too often")
     return claimed, flagged
-
-
-def _flag(rows: list[Row], reason: str) -> int:
-    """Flag for staff until an operator's retry or the end clears it; return how many had not been flagged."""
-    fresh = [row["_id"] for row in rows if not row.get("needs_attention")]
-    query = {"_id": {"$in": fresh}, "due_at": {"$exists": True}, "needs_attention": {"$ne": True}}
-    if not fresh:
-        return 0
-    with unavailable_is_transient():
-        change = {"$set": {"needs_attention": True}}
-        count = collection(Transaction).update_many(query, change).modified_count
-    if count:
-        extra = {"reason": reason, "count": count, "transaction_ids": fresh[:IDS_LOGGED_MAX]}
-        if len(rows) == 1:
-            extra |= log_ids(rows[0])
-        metrics.TRANSACTIONS_FLAGGED.inc(count)
-        logger.warning("transactions need attention", extra=extra)
-    return count
 
 
 def _drive_apart(rows: list[Row]) -> tuple[int, int]:
@@ -203,7 +184,7 @@ def _set_apart(row: Row, error: Exception) -> int:
         logger.warning("transaction not driven; it comes up again", extra=extra)
         return 0
     logger.error("transaction cannot be driven", extra=extra, exc_info=error)
-    return _flag([row], "cannot be driven")
+    return flag([row], "cannot be driven")
 
 
 def _tell_of_failed_refund(row: Row) -> None:

@@ -2,7 +2,8 @@
 
 What must stay true: a decision is written down once, then acted on. Debit or decline is decided by the ledger
 entry `<transaction>:debit`; credit or refund by `settlement`, set by an update that requires it unset.
-Every step is safe to repeat, to race, and to die in anywhere.
+A status proves nothing: money moves on, and is announced, only when the ledger's entries prove what was
+done before (`transfers/proof.py`). Every step is safe to repeat, to race, and to die in anywhere.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from transfers import states
 from transfers.body import transaction_body
 from transfers.documents import Transaction
 from transfers.moves import Row, announce, fail, finish, ids_of, in_status, move
+from transfers.proof import entry_fault, proven, set_aside
 from transfers.selectors import load
 from transfers.states import Failure, Settlement, Status, WalletView
 from wallets import selectors as wallets
@@ -47,14 +49,17 @@ def debit(transaction_ids: Collection[str], *, tell_all: bool = False) -> list[s
     rows = load(transaction_ids)
     entries = posting.post(_debit_postings(in_status(rows, Status.INITIATED)))
     crash_point("saga.debit_posted")
-    debited, declined = [], defaultdict(list)
+    debited, declined, faults = [], defaultdict(list), {}
     for row in in_status(rows, Status.INITIATED):
         entry = entries.get(f"{row['_id']}:debit")
-        if entry is not None and entry.kind is Kind.DEBIT:
+        if entry is not None and (fault := entry_fault(row, "debit", entry)):
+            faults[row["_id"]] = fault
+        elif entry is not None and entry.kind is Kind.DEBIT:
             debited.append(row)
         elif entry is not None:
             declined[entry.reason].append(row)
-    found = in_status(rows, Status.DEBITED)
+    set_aside(in_status(rows, Status.INITIATED), faults)
+    found = proven(in_status(rows, Status.DEBITED))
     moved = move(debited, Status.INITIATED, Status.DEBITED, tell_all=tell_all)
     for reason, group in declined.items():
         finish(fail(group, Status.INITIATED, states.DECLINES[reason], refunded=False, tell_all=tell_all))
@@ -85,7 +90,7 @@ def credit(transaction_ids: Collection[str], *, tell_all: bool = False) -> Credi
     Everything that can make a credit impossible is looked at before CREDIT is decided; from then on it is
     posted again and again until it lands.
     """
-    rows = load(transaction_ids)
+    rows = proven([r for r in load(transaction_ids) if r["status"] in (Status.DEBITED, Status.CREDITED)])
     waiting = in_status(rows, Status.DEBITED)
     undecided = [row for row in waiting if not row.get("settlement")]
     heads = ledger.read_heads({row["receiver_wallet_id"] for row in waiting}) if waiting else {}
@@ -98,7 +103,7 @@ def credit(transaction_ids: Collection[str], *, tell_all: bool = False) -> Credi
     wishes = [_posting(row, "credit", Kind.CREDIT, row["receiver_wallet_id"]) for row in decided]
     entries = posting.post(wishes, heads=heads)
     crash_point("saga.credit_posted")
-    landed = [row for row in decided if f"{row['_id']}:credit" in entries]
+    landed = _landed(decided, "credit", entries)
     found = in_status(rows, Status.CREDITED)
     moved = move(landed, Status.DEBITED, Status.CREDITED, tell_all=tell_all)
     announce(found)
@@ -168,11 +173,8 @@ def _decide_credit(rows: list[Row]) -> list[Row]:
         count = collection(Transaction).update_many(undecided, decided).modified_count
     if count == len(rows):
         return [{**row, "settlement": Settlement.CREDIT.value} for row in rows]
-    return [
-        row
-        for row in in_status(load(ids_of(rows)), Status.DEBITED)
-        if row.get("settlement") == Settlement.CREDIT
-    ]
+    found = in_status(load(ids_of(rows)), Status.DEBITED)
+    return proven([row for row in found if row.get("settlement") == Settlement.CREDIT])
 
 
 def _refuse(rows: list[Row], refusals: dict[str, Failure], *, tell_all: bool) -> list[Row]:
@@ -199,7 +201,8 @@ def _refuse(rows: list[Row], refusals: dict[str, Failure], *, tell_all: bool) ->
 def complete(transaction_ids: Collection[str], *, tell_all: bool = False) -> None:
     """Close credited transactions."""
     rows = load(transaction_ids)
-    found = [row for row in in_status(rows, Status.COMPLETED) if "due_at" in row]
+    rows = proven([r for r in rows if r["status"] == Status.CREDITED or _is_untold(r, Status.COMPLETED)])
+    found = in_status(rows, Status.COMPLETED)
     credited = in_status(rows, Status.CREDITED)
     also = {"completed_at": clock.now()}
     moved = move(credited, Status.CREDITED, Status.COMPLETED, also=also, tell_all=tell_all)
@@ -216,29 +219,32 @@ def refund(
     With `undecided_because`, transactions without a settlement are decided for REFUND first; one that has
     decided CREDIT is left alone, always.
     """
+    waiting = {Status.REFUNDING} if undecided_because is None else {Status.REFUNDING, Status.DEBITED}
     rows = load(transaction_ids)
+    rows = proven([row for row in rows if row["status"] in waiting or _is_untold(row, Status.FAILED)])
     if undecided_because is not None:
         debited = [row for row in in_status(rows, Status.DEBITED) if not row.get("settlement")]
         refused = _refuse(debited, dict.fromkeys(ids_of(debited), undecided_because), tell_all=tell_all)
     else:
         refused = []
-    due = [*in_status(rows, Status.REFUNDING), *refused]
+    # These were read anew where another executor was faster.
+    due = [*in_status(rows, Status.REFUNDING), *proven(refused)]
     entries = posting.post([_posting(row, "refund", Kind.REFUND, row["sender_wallet_id"]) for row in due])
     crash_point("saga.refund_posted")
-    landed = [row for row in due if f"{row['_id']}:refund" in entries]
+    landed = _landed(due, "refund", entries)
     groups = defaultdict(list)
     for row in landed:
         groups[row["failure"]["code"], row["failure"]["detail"]].append(row)
     for (code, detail), group in groups.items():
         finish(fail(group, Status.REFUNDING, Failure(code, detail), refunded=True, tell_all=tell_all))
-    finished = [row for row in in_status(rows, Status.FAILED) if "due_at" in row]
+    finished = in_status(rows, Status.FAILED)
     announce(finished)
     finish(finished)
 
 
 def announce_failed_refunds(transaction_ids: Collection[str]) -> None:
     """Publish that a refund could not be made yet, for those still waiting for one. Raises Transient."""
-    waiting = in_status(load(transaction_ids), Status.REFUNDING)
+    waiting = proven(in_status(load(transaction_ids), Status.REFUNDING))
     now = clock.now()
     tell = [Event(row["_id"], EventType.REFUND_FAILED, now, transaction_body(row)) for row in waiting]
     fan_out(tell)
@@ -247,9 +253,19 @@ def announce_failed_refunds(transaction_ids: Collection[str]) -> None:
 
 def announce_in_full(transaction_ids: Collection[str]) -> None:
     """Publish every event of transactions that ended before all of it was told, and close them."""
-    rows = [row for row in load(transaction_ids) if Status(row["status"]) in states.TERMINAL]
+    rows = proven([row for row in load(transaction_ids) if Status(row["status"]) in states.TERMINAL])
     announce(rows)
     finish(rows)
+
+
+def _is_untold(row: Row, status: Status) -> bool:
+    """Say whether a transaction has ended so, but perhaps not all of its events were published."""
+    return row["status"] == status and "due_at" in row
+
+
+def _landed(rows: list[Row], operation: str, entries: Mapping[str, Entry]) -> list[Row]:
+    """Return the rows that an entry settles; one that settles something else is the audit's to report."""
+    return [row for row in rows if not entry_fault(row, operation, entries.get(f"{row['_id']}:{operation}"))]
 
 
 def _posting(row: Row, operation: str, kind: Kind, wallet_id: str, reason: str = "") -> Posting:

@@ -23,6 +23,7 @@ from payflow.errors import Transient
 from transfers import inbox, notices, postman, recovery, saga, states
 from transfers.errors import CreditTimeout
 from transfers.facts import StoredTransactions
+from transfers.moves import IDS_LOGGED_MAX
 from wallets import services as wallets
 from webhooks import circuit
 
@@ -194,4 +195,4 @@ def _refund_later(transaction_ids: list[str]) -> None:
 def _log_failure(message: str, request: Any, error: Exception, **extra: Any) -> None:
     ids = request.args[0]
     what = {"error": type(error).__name__, "task_id": request.id, "transactions": len(ids)}
-    logger.error(message, extra={**what, "transaction_ids": ids[: recovery.IDS_LOGGED_MAX], **extra})
+    logger.error(message, extra={**what, "transaction_ids": ids[:IDS_LOGGED_MAX], **extra})

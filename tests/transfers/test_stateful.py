@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from ledger import posting, simulation
+from ledger import audit_record, posting, seen, simulation
 from ledger.simulation import FailureType
 from payflow.errors import IdempotencyKeyReused, Refused
 from payflow.mongodb import collection
@@ -65,6 +65,8 @@ class Money(RuleBasedStateMachine):
         for document in (Transaction, *mongoengine.Document.__subclasses__()):
             if not document._meta.get("abstract"):
                 collection(document).delete_many({})
+        seen.forget()
+        audit_record.forget_that_it_began()
         simulation.reset(by="test")
         self.transactions: list[str] = []
         self.outside_minor = 0

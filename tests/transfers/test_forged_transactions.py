@@ -1,0 +1,201 @@
+"""What somebody writes into `transactions` moves no money: the saga acts on what the ledger proves.
+
+Each attack is driven as recovery drives it, together with an honest transaction, which must come through.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+
+from ledger import selectors as ledger
+from payflow import clock
+from payflow.ids import new_id
+from payflow.mongodb import collection
+from tests.transfers import world
+from tests.transfers.world import balance_of, row_of, start, status_of
+from transfers import operations, recovery, saga
+from transfers.documents import Transaction
+from transfers.states import Failure, Status
+
+MUCH = 100_000_000
+PATHS = {
+    "INITIATED": ["INITIATED"],
+    "DEBITED": ["INITIATED", "DEBITED"],
+    "CREDITED": ["INITIATED", "DEBITED", "CREDITED"],
+    "COMPLETED": ["INITIATED", "DEBITED", "CREDITED", "COMPLETED"],
+    "REFUNDING": ["INITIATED", "DEBITED", "REFUNDING"],
+    "FAILED": ["INITIATED", "FAILED"],
+}
+FAILURE = {"code": "x", "detail": "y", "refunded": False}
+
+
+def standing(status: str, **also: Any) -> dict[str, Any]:
+    """Return the fields of a transaction that stands somewhere and is due."""
+    past = clock.after(clock.now(), -60)
+    history = [{"status": step, "at": past, "reason": ""} for step in PATHS[status]]
+    return {"status": status, "history": history, "due_at": past, **also}
+
+
+def change(transaction_id: str, **fields: Any) -> None:
+    assert collection(Transaction).update_one({"_id": transaction_id}, {"$set": fields}).modified_count == 1
+
+
+def insert(like: str, status: str, **also: Any) -> str:
+    """Insert a transaction that PayFlow has not written, made from one that it has; return its id."""
+    id_ = new_id("txn")
+    collection(Transaction).insert_one({**row_of(like), "_id": id_, **standing(status, **also)})
+    return id_
+
+
+def recover(*honest: str) -> None:
+    """Let recovery find everything that has not ended, again and again."""
+    past = {"$set": {"due_at": clock.after(clock.now(), -60)}}
+    for _ in range(3):
+        collection(Transaction).update_many({"due_at": {"$exists": True}}, past)
+        recovery.recover_stalled()
+    assert [status_of(id_) for id_ in honest] == [Status.COMPLETED] * len(honest)
+
+
+def assert_set_aside(
+    caplog: pytest.LogCaptureFixture, transaction_id: str, status: str, logged: str = "bear out"
+) -> None:
+    row = row_of(transaction_id)
+    assert (row["status"], row["needs_attention"]) == (status, True)
+    errors = [record for record in caplog.records if record.levelno == logging.ERROR]
+    named = [record for record in errors if getattr(record, "transaction_id", "") == transaction_id]
+    assert named
+    assert all(logged in record.getMessage() for record in named)
+
+
+ALONE = {
+    "debited, the credit decided": ("DEBITED", {"settlement": "CREDIT"}),
+    "debited, nothing decided": ("DEBITED", {}),
+    "debited, the refund decided": ("DEBITED", {"settlement": "REFUND"}),
+    "credited": ("CREDITED", {"settlement": "CREDIT"}),
+    "completed": ("COMPLETED", {"settlement": "CREDIT"}),
+    "refunding": ("REFUNDING", {"settlement": "REFUND", "failure": FAILURE}),
+    "refunded": ("FAILED", {"settlement": "REFUND", "failure": {**FAILURE, "refunded": True}}),
+    "declined": ("FAILED", {"failure": FAILURE}),
+}
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_a_status_without_entries_moves_nothing_and_is_not_announced(
+    alice: str, bob: str, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    status, also = ALONE[name]
+    honest = start(alice, bob, 100)
+    forged = insert(honest, status, amount_minor=MUCH, **also)
+    with world.listening() as ear:
+        recover(honest)
+        assert [id_ for id_ in ear.ids() if forged in id_] == []
+    assert (balance_of(alice), balance_of(bob)) == (9_900, 100)
+    assert ledger.find_entries([f"{forged}:{side}" for side in ("debit", "credit", "refund")]) == {}
+    assert_set_aside(caplog, forged, status)
+
+
+CHANGED = {
+    "a larger amount": {"amount_minor": MUCH},
+    "a smaller amount": {"amount_minor": 1},
+    "another currency": {"currency": "EUR"},
+}
+
+
+@pytest.mark.parametrize("settlement", ["CREDIT", None])
+@pytest.mark.parametrize("name", CHANGED)
+def test_what_was_changed_after_the_debit_is_not_credited(
+    alice: str, bob: str, name: str, settlement: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    honest, changed = start(alice, bob, 100), start(alice, bob, 50)
+    saga.debit([changed])
+    change(changed, settlement=settlement, **CHANGED[name])
+    recover(honest)
+    assert (balance_of(alice), balance_of(bob)) == (9_850, 100)
+    assert_set_aside(caplog, changed, "DEBITED")
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_what_was_changed_before_the_refund_is_not_refunded(
+    alice: str, bob: str, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    honest, changed = start(alice, bob, 100), start(alice, bob, 50)
+    saga.debit([changed])
+    change(changed, **standing("REFUNDING", settlement="REFUND", failure=FAILURE), **CHANGED[name])
+    recover(honest)
+    assert (balance_of(alice), balance_of(bob)) == (9_850, 100)
+    assert_set_aside(caplog, changed, "REFUNDING")
+
+
+def test_a_completed_payment_that_is_set_back_is_not_refunded(
+    alice: str, bob: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    paid, honest = start(alice, bob, 5_000), start(alice, bob, 100)
+    world.play(paid)
+    change(paid, **standing("REFUNDING", settlement="REFUND", failure=FAILURE))
+    recover(honest)
+    assert (balance_of(alice), balance_of(bob)) == (4_900, 5_100)
+    assert_set_aside(caplog, paid, "REFUNDING")
+
+
+@pytest.mark.parametrize("settlement", ["CREDIT", None])
+def test_a_refunded_payment_that_is_set_back_is_not_credited(
+    alice: str, bob: str, settlement: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    refunded, honest = start(alice, bob, 5_000), start(alice, bob, 100)
+    saga.debit([refunded])
+    saga.refund([refunded], undecided_because=Failure("x", "y"))
+    change(refunded, **standing("DEBITED", settlement=settlement, failure=None))
+    recover(honest)
+    assert (balance_of(alice), balance_of(bob)) == (9_900, 100)
+    assert_set_aside(caplog, refunded, "DEBITED")
+
+
+@pytest.mark.parametrize(
+    ("status", "settlement"), [("DEBITED", "CREDIT"), ("DEBITED", None), ("REFUNDING", "REFUND")]
+)
+def test_a_declined_payment_that_is_set_on_moves_nothing(
+    alice: str, bob: str, status: str, settlement: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    declined, honest = start(alice, bob, 900_000), start(alice, bob, 100)
+    world.play(declined)
+    change(declined, **standing(status, settlement=settlement, failure=FAILURE))
+    recover(honest)
+    assert (balance_of(alice), balance_of(bob)) == (9_900, 100)
+    assert_set_aside(caplog, declined, status)
+
+
+def test_the_chain_of_tasks_credits_no_forged_transaction(alice: str, bob: str) -> None:
+    """What the saga is given by a message is proven like what recovery finds."""
+    honest = start(alice, bob, 100)
+    forged = insert(honest, "DEBITED", amount_minor=MUCH, settlement="CREDIT")
+    step = saga.credit([*saga.debit([honest]), forged])
+    assert step.credited == [honest]
+    saga.complete([honest, forged])
+    saga.refund([forged], undecided_because=Failure("x", "y"))
+    assert (status_of(honest), status_of(forged)) == (Status.COMPLETED, Status.DEBITED)
+    assert (balance_of(alice), balance_of(bob)) == (9_900, 100)
+
+
+@pytest.mark.parametrize("act", [operations.retry, operations.refund])
+def test_an_operator_makes_no_money_of_a_forged_transaction(alice: str, bob: str, act: Any) -> None:
+    forged = insert(start(alice, bob, 100), "DEBITED", amount_minor=MUCH)
+    act(transaction_id=forged, who="ops")
+    assert (status_of(forged), row_of(forged)["needs_attention"]) == (Status.DEBITED, True)
+    assert (balance_of(alice), balance_of(bob)) == (10_000, 0)
+
+
+def test_a_flagged_transaction_waits_longer_each_time(alice: str, bob: str) -> None:
+    """Recovery does not spin on it."""
+    forged = insert(start(alice, bob, 100), "DEBITED", amount_minor=MUCH)
+    waits = []
+    for _ in range(4):
+        change(forged, due_at=clock.after(clock.now(), -60))
+        before = clock.now()
+        recovery.recover_stalled()
+        waits.append((row_of(forged)["due_at"] - before).total_seconds())
+        assert recovery.recover_stalled().driven == 0
+    assert waits == sorted(waits)
+    assert waits[-1] > 2 * waits[0]
