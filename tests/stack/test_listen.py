@@ -35,17 +35,23 @@ def test_a_port_that_is_shared_counts_as_taken(host: str, taken: int) -> None:
         check_port_free(taken, "the web server", "PAYFLOW_WEB_PORT", host=host)
 
 
-def test_the_procfile_s_web_process_does_not_start_on_a_port_that_is_taken(taken: int) -> None:
-    command = read_procfile(ROOT / "Procfile")["web"]
+@pytest.mark.parametrize(
+    ("process", "what", "setting"),
+    [("web", "the web server", "PAYFLOW_WEB_PORT"), ("flower", "Flower", "PAYFLOW_FLOWER_PORT")],
+)
+def test_the_procfile_s_servers_do_not_start_on_a_port_that_is_taken(
+    process: str, what: str, setting: str, taken: int
+) -> None:
+    command = read_procfile(ROOT / "Procfile")[process]
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    env = {**os.environ, "PATH": path, "PAYFLOW_WEB_PORT": str(taken)}
+    env = {**os.environ, "PATH": path, setting: str(taken)}
     done = subprocess.run(
         ["/bin/sh", "-c", f"exec {command}"],
         env=env, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 1
-    assert f"Port {taken}, wanted for the web server, cannot be used" in done.stderr
-    assert "PAYFLOW_WEB_PORT" in done.stderr
+    assert f"Port {taken}, wanted for {what}, cannot be used" in done.stderr
+    assert setting in done.stderr
 
 
 def test_on_a_free_port_the_command_runs() -> None:

@@ -30,13 +30,14 @@ class Server:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.metrics = folder / "metrics"
         self.port = free_port()
         command = [
             sys.executable, "-m", "granian", "--interface", "asgi", "--port", str(self.port),
             "--workers", "1", "--backpressure", "4096", "--http", "1", "--no-ws",
             "tests.payflow.front.served:application",
         ]  # fmt: skip
-        env = {**os.environ, "TEST_FRONT_FOLDER": str(folder)}
+        env = {**os.environ, "TEST_FRONT_FOLDER": str(folder), "PROMETHEUS_MULTIPROC_DIR": str(self.metrics)}
         self.process = subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.DEVNULL)
         eventually(self._answers)
 
@@ -207,3 +208,17 @@ def _listens(port: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def test_metrics_without_their_folder_are_an_error_and_the_other_answers_go_on(server: Server) -> None:
+    assert server.ask("GET", "/metrics").status == 200
+    aside = server.metrics.rename(server.folder / "aside")
+    server.metrics.write_text("no folder any more")
+    try:
+        eventually(lambda: server.ask("GET", "/metrics").status == 500)
+        assert server.ask("GET", "/health/live").status == 200
+        assert server.ask("GET", "/wallets").status == 401
+    finally:
+        server.metrics.unlink()
+        aside.rename(server.metrics)
+    eventually(lambda: server.ask("GET", "/metrics").status == 200)
