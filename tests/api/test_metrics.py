@@ -117,7 +117,7 @@ django.setup()
 from payflow import metrics
 metrics.TRANSACTIONS_RECOVERED.inc(2)
 metrics.AUDIT_CLEAN.set({clean})
-print(metrics.render().decode())
+print(metrics.render("0.1.0").decode())
 """
 
 
