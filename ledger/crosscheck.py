@@ -196,7 +196,8 @@ class Crosscheck:
     def _report(self, transaction_id: str, fact: TransactionFact | None, legs: Legs) -> None:
         newest = legs.get("refund") or legs.get("credit") or legs.get("debit")
         for fault in self._faults(fact, legs):
-            self._tally.report(fault, newest, transaction_id)
+            # A transaction without a good MAC says nothing about a chain.
+            self._tally.report(fault, None if fault.invariant == "L8" else newest, transaction_id)
 
     def _facts(self, transaction_ids: Collection[str]) -> dict[str, TransactionFact]:
         return self._transactions.find(transaction_ids) if self._transactions is not None else {}

@@ -1,27 +1,40 @@
-"""MACs of the ledger: only a process that has LEDGER_KEYS can have written an entry or the audit's state.
+"""MACs of the ledger: only a process that has LEDGER_KEYS can have written an entry, the instruction in a
+transaction or the audit's state.
 
 MongoDB never has these keys. The first one makes MACs, all of them verify.
 
 Invariants:
 - An entry's MAC is made over its hash, and the hash covers everything else in the entry: a MAC proves neither
   another wallet or sequence nor other content.
-- Entries and the audit's state have keys of their own, derived from the same ledger key.
+- A transaction's MAC is made once, when it is written down. It covers what the transaction orders, not how
+  far it is: that is proven by its entries.
+- Entries, transactions and the audit's state have keys of their own, derived from the same ledger key.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from json.encoder import encode_basestring_ascii as _text
+from operator import itemgetter
 from typing import Any
 
 from django.conf import settings
 
+from payflow import clock
 from payflow.crypto.mac_keys import Mac, MacKeyring
 
 ENTRY = "payflow ledger entry"
+TRANSACTION = "payflow transaction"
 AUDIT = "payflow ledger audit"
 
 Value = str | int | None
+# What a transaction orders, in the order in which its MAC covers it.
+INSTRUCTION_FIELDS = (
+    "_id", "sender_id", "receiver_id", "sender_wallet_id", "receiver_wallet_id", "amount_minor", "currency",
+    "initiated_at",
+)  # fmt: skip
+_instruction = itemgetter(*INSTRUCTION_FIELDS)
 
 
 def ledger_keys() -> MacKeyring:
@@ -42,6 +55,22 @@ def entry_mac_fault(entry: Mapping[str, Any], keys: MacKeyring) -> str:
         key_id=entry.get("key_id"),
         mac=entry.get("mac"),
         purpose=ENTRY,
+    )
+
+
+def transaction_mac(row: Mapping[str, Any]) -> dict[str, str]:
+    """Return `key_id` and `mac` over the instruction in a transaction, as they are stored in it."""
+    return ledger_keys().make(_encode_instruction(row), purpose=TRANSACTION)._asdict()
+
+
+def transaction_mac_fault(row: Mapping[str, Any]) -> str:
+    """Return why the MAC in a stored transaction does not prove its instruction, or an empty string."""
+    try:
+        content = _encode_instruction(row)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return "a part of the instruction is missing or of the wrong type"
+    return ledger_keys().find_fault(
+        content, key_id=row.get("key_id"), mac=row.get("mac"), purpose=TRANSACTION
     )
 
 
@@ -68,6 +97,15 @@ def is_known(stored: Mapping[str, Any]) -> bool:
 def is_current(stored: Mapping[str, Any]) -> bool:
     """Say whether the MAC in a stored document names the key that makes MACs now."""
     return ledger_keys().is_first(stored.get("key_id"))
+
+
+def _encode_instruction(row: Mapping[str, Any]) -> bytes:
+    """Return the instruction as a JSON array: the same as `_encode`, at a third of the cost."""
+    id_, sender, receiver, sender_wallet, receiver_wallet, amount, currency, initiated_at = _instruction(row)
+    return (
+        f"[{_text(id_)},{_text(sender)},{_text(receiver)},{_text(sender_wallet)},{_text(receiver_wallet)},"
+        f"{amount:d},{_text(currency)},{clock.epoch_ms(initiated_at)}]"
+    ).encode()
 
 
 def _encode(values: Sequence[Value]) -> bytes:

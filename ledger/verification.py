@@ -82,6 +82,8 @@ class TransactionFact:
     refunded: bool
     # It has not ended, and recovery will not look at it: it has no due time, or one in the far future.
     is_abandoned: bool = False
+    # Why its MAC does not prove what it orders, else an empty string.
+    mac_fault: str = ""
     # Its id is no text: nobody can find it by its id.
     is_odd: bool = False
 
@@ -187,7 +189,7 @@ def transaction_faults(legs: Mapping[str, Document]) -> Iterator[Fault]:
 
 
 def agreement_faults(fact: TransactionFact | None, legs: Mapping[str, Document]) -> Iterator[Fault]:
-    """Yield where a transaction and its entries contradict each other (L4, L7).
+    """Yield where a transaction is not PayFlow's (L8), or contradicts its entries (L4, L7).
 
     The ledger leads the status: an entry may be ahead of it, never behind. The settlement leads the ledger.
     """
@@ -195,6 +197,8 @@ def agreement_faults(fact: TransactionFact | None, legs: Mapping[str, Document])
         if legs:
             yield Fault("L7", "entries of a transaction that does not exist")
         return
+    if fact.mac_fault:
+        yield Fault("L8", f"a transaction that PayFlow has not written: {fact.mac_fault}")
     if fact.is_abandoned:
         yield Fault("L7", f"still {fact.status}, and recovery will not look at it")
     debited = "debit" in legs and legs["debit"]["kind"] == Kind.DEBIT

@@ -5,6 +5,8 @@ What must stay true, wherever somebody dies:
 - The batch's document holds all of it before any transaction is written: for each transfer what its
   transaction is made from, under an id that follows from the batch's, or why there is none. So whoever
   finds the document can write the transactions, again and at the same time as others.
+- Each transaction's MAC is made with the plan, by the request. Who goes on with a stored plan makes none, so
+  a plan that was changed in the database, or inserted there, orders nothing.
 - `due_at` stands in it until they are all written and what became of each is decided, once. Until then a
   repeat of the request or recovery goes on with it; from then on they are transactions like others.
 - The answer is made from the document alone: a repeat gets the first one.
@@ -22,6 +24,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 from django.conf import settings
 from pymongo.errors import BulkWriteError, DocumentTooLarge, DuplicateKeyError
 
+from ledger.keys import transaction_mac
 from payflow import clock, correlation
 from payflow.api.parsers import PayloadTooLarge
 from payflow.api.problems import as_part
@@ -229,17 +232,17 @@ def _write_down(
     )
     items = list(_plan(wishes, iter(outcomes)))
     refused = sum("problem" in item for item in items)
-    row = {
+    row: Row = {
         "_id": batch_id,
         "sender_id": sender_id,
         "created_at": now,
         "correlation_id": correlation.current(),
         "size": len(items),
         "refused": refused,
-        "items": items,
         **({"due_at": clock.after(now, settings.SAGA_STALLED_AFTER_SECONDS)} if refused < len(items) else {}),
         **({"idempotency_key": key.value, "fingerprint": key.fingerprint} if key else {}),
     }
+    row["items"] = [_with_mac(row, position, item) for position, item in enumerate(items)]
     try:
         with unavailable_is_transient(services.IN_DOUBT):
             collection(TransferBatch).insert_one(row)
@@ -275,6 +278,12 @@ def _plan(
         if wish.reference is not None:
             references.add(wish.reference)
         yield services.terms_of(wish, sides)
+
+
+def _with_mac(batch: Row, position: int, item: Row) -> Row:
+    if "problem" in item:
+        return item
+    return {**item, **transaction_mac(_transaction(batch, position, item))}
 
 
 def _transaction(batch: Row, position: int, item: Row) -> Row:

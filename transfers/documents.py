@@ -80,6 +80,9 @@ class Transaction(Document):
     idempotency_key = StringField()
     fingerprint = StringField()
     correlation_id = StringField()
+    # The MAC over what it orders (`ledger/keys.py`), made once: no other transaction is driven.
+    key_id = StringField(required=True)
+    mac = StringField(required=True)
 
     meta = {
         "collection": "transactions",
@@ -132,7 +135,7 @@ class TransferBatch(Document):
     size = IntField(required=True)
     # How many of them became no transaction; known once `due_at` is gone.
     refused = IntField(required=True)
-    # One for each transfer, in order: what its transaction is made from, or {problem}.
+    # One for each transfer, in order: what its transaction is made from, with its MAC, or {problem}.
     items = ListField(DictField())
     # When recovery looks at it next; absent once every transaction is written down.
     due_at = DateTimeField()

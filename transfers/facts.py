@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator
 from datetime import datetime
 from typing import Any
 
+from ledger.keys import INSTRUCTION_FIELDS, transaction_mac_fault
 from ledger.reading import LENIENT, read_ahead
 from ledger.verification import TransactionFact
 from payflow import clock
@@ -16,12 +17,11 @@ from wallets import selectors as wallets
 
 BATCH_TRANSACTIONS = 1_000
 _FIELDS = (
+    *INSTRUCTION_FIELDS,
+    "key_id",
+    "mac",
     "status",
     "settlement",
-    "amount_minor",
-    "currency",
-    "sender_wallet_id",
-    "receiver_wallet_id",
     "failure.refunded",
     "due_at",
 )
@@ -89,6 +89,7 @@ def _fact(row: dict[str, Any]) -> TransactionFact:
         sender_wallet_id=row.get("sender_wallet_id", ""),
         receiver_wallet_id=row.get("receiver_wallet_id", ""),
         refunded=_is_refunded(row.get("failure")),
+        mac_fault=transaction_mac_fault(row),
         is_odd=not isinstance(row["_id"], str),
         is_abandoned=status not in TERMINAL and not _is_due(row.get("due_at")),
     )

@@ -9,6 +9,7 @@ from typing import Any
 from ledger import selectors as ledger
 from ledger.chain import Entry
 from ledger.errors import Unreadable
+from ledger.keys import transaction_mac_fault
 from ledger.selectors import BrokenEntry
 from payflow import clock
 from payflow.signing import Key, Keyring, UnusableKeys
@@ -30,6 +31,8 @@ class Comparison:
 
 def issue_receipt(*, row: Mapping[str, Any], reader: Reader, keys: Keyring, issuer: str) -> dict[str, Any]:
     """Return {receipt, signature} of an ended transaction. Raises LedgerDisagrees or Transient."""
+    if reason := transaction_mac_fault(row):
+        raise LedgerDisagrees(f"no receipt of {row['_id']}: {reason}")
     own = receipts.disclosed_wallets(row, reader)
     # Heads last, so that none is behind an entry.
     entries = _proven(ledger.read_entries(_operation_ids(row["_id"])))
@@ -58,6 +61,8 @@ def compare_with_ledger(*, receipt: Part, key: Key | None) -> Comparison:
     if row is None:
         return Comparison([f"There is no transaction {transaction['id']} here."], [])
     contradictions = []
+    if reason := transaction_mac_fault(row):
+        contradictions.append(f"The transaction stored here is not as PayFlow has written it: {reason}.")
     if row.get("completed_at") is None or receipts.transaction_part(row) != transaction:
         contradictions.append("The transaction stored here is another one than the receipt shows.")
     stored = ledger.read_entries(_operation_ids(transaction["id"]))

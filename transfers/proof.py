@@ -1,11 +1,12 @@
-"""Proof: the saga acts only on what the ledger bears out, never on a transaction's status alone.
+"""Proof: the saga acts only on what a MAC proves, never on what a transaction merely says.
 
-Anybody who can write to the database can write a status, an amount or a settlement; only PayFlow can write a
-ledger entry with a good MAC.
+Anybody who can write to the database can write a transaction. Only PayFlow can make the MAC over what it
+orders, or a ledger entry with a good MAC.
 
 Invariants:
-- A transaction is credited, refunded, completed or announced only when its entries prove what it says.
-- A transaction that its entries contradict is logged, flagged for staff and left as it is.
+- A transaction is driven or announced only when its MAC proves what it orders.
+- It is credited, refunded, completed or announced only when its entries prove how far it is.
+- A transaction that is not proven is logged, flagged for staff and left as it is.
 - A race raises no alarm: a contradiction counts only if the transaction did not move while it was read.
 """
 
@@ -17,6 +18,7 @@ from typing import Any
 
 from ledger import selectors as ledger
 from ledger.chain import Entry, Kind
+from ledger.keys import transaction_mac_fault
 from ledger.selectors import BrokenEntry
 from transfers.moves import Row, flag, ids_of
 from transfers.selectors import load, log_ids
@@ -29,17 +31,27 @@ Entries = Mapping[str, Entry | BrokenEntry]
 _KINDS = {"debit": (Kind.DEBIT, Kind.DECLINED), "credit": (Kind.CREDIT,), "refund": (Kind.REFUND,)}
 
 
+def genuine(rows: list[Row]) -> list[Row]:
+    """Return the rows whose MAC proves what they order; flag the others. Raises Transient."""
+    return _without(rows, mac_faults(rows))
+
+
+def mac_faults(rows: list[Row]) -> dict[str, str]:
+    """Return for each row whose MAC does not prove what it orders, by id, why. Pure but for the keys."""
+    return {row["_id"]: fault for row in rows if (fault := transaction_mac_fault(row))}
+
+
 def proven(rows: list[Row]) -> list[Row]:
     """Return the rows whose entries bear out what they say; flag the others. Raises Transient.
 
     The rows must have been loaded just now.
     """
+    rows = genuine(rows)
     if not rows:
         return []
     entries = ledger.read_entries(f"{row['_id']}:{operation}" for row in rows for operation in _KINDS)
     faults = {row["_id"]: fault for row in rows if (fault := contradiction(row, entries))}
-    set_aside(rows, faults)
-    return [row for row in rows if row["_id"] not in faults]
+    return _without(rows, faults)
 
 
 def contradiction(row: Row, entries: Entries) -> str:
@@ -99,16 +111,25 @@ def _is_refunded(failure: Any) -> bool:
     return isinstance(failure, Mapping) and bool(failure.get("refunded"))
 
 
-def set_aside(rows: list[Row], faults: Mapping[str, str]) -> None:
-    """Log and flag the rows that have a fault, by id, and did not move meanwhile; other executors may.
+def _without(rows: list[Row], faults: Mapping[str, str]) -> list[Row]:
+    if not faults:
+        return rows
+    set_aside(rows, faults)
+    return [row for row in rows if row["_id"] not in faults]
 
-    Raises Transient.
+
+def set_aside(rows: list[Row], faults: Mapping[str, str]) -> int:
+    """Log and flag the rows that have a fault, by id, and did not move meanwhile: others may drive them.
+
+    Return how many had not been flagged. Raises Transient.
     """
+    flagged = 0
     wrong = [row for row in rows if row["_id"] in faults]
     stored = {row["_id"]: row for row in load(ids_of(wrong))}
     for row in wrong:
         current = stored.get(row["_id"], {})
         if [current.get(name) for name in ("status", "settlement")] == [row["status"], row.get("settlement")]:
             extra = {**log_ids(row), "reason": faults[row["_id"]]}
-            logger.error("the ledger does not bear out a transaction", extra=extra)
-            flag([row], "the ledger does not bear it out")
+            logger.error("transaction not proven; it is not driven", extra=extra)
+            flagged += flag([row], "not proven")
+    return flagged

@@ -23,7 +23,7 @@ from payflow import clock, metrics, mongodb, redisdb
 from payflow.crashpoints import crash_point
 from payflow.errors import Transient
 from payflow.mongodb import collection, unavailable_is_transient
-from transfers import batches, saga, selectors, states
+from transfers import batches, proof, saga, selectors, states
 from transfers.documents import Transaction
 from transfers.moves import Row, flag, ids_of
 from transfers.selectors import log_ids
@@ -59,7 +59,10 @@ def recover_stalled(*, taken_until: datetime | None = None) -> Report:
     if not rows:
         return Report()
     rows, flagged = _claim(rows, now)
-    undriven, newly_flagged = _drive_apart(rows)
+    forged = proof.mac_faults(rows)
+    flagged += proof.set_aside(rows, forged)
+    undriven, newly_flagged = _drive_apart([row for row in rows if row["_id"] not in forged])
+    undriven += len(forged)
     crash_point("recovery.driven")
     report = Report(len(rows) - undriven, flagged + newly_flagged, undriven)
     metrics.TRANSACTIONS_RECOVERED.inc(report.driven)

@@ -2,8 +2,9 @@
 
 What must stay true: a decision is written down once, then acted on. Debit or decline is decided by the ledger
 entry `<transaction>:debit`; credit or refund by `settlement`, set by an update that requires it unset.
-A status proves nothing: money moves on, and is announced, only when the ledger's entries prove what was
-done before (`transfers/proof.py`). Every step is safe to repeat, to race, and to die in anywhere.
+A transaction that is stored proves nothing by itself: money moves, and is announced, only when its MAC proves
+what was ordered and its entries prove what was done before (`transfers/proof.py`). Every step is safe to
+repeat, to race, and to die in anywhere.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from transfers import states
 from transfers.body import transaction_body
 from transfers.documents import Transaction
 from transfers.moves import Row, announce, fail, finish, ids_of, in_status, move
-from transfers.proof import entry_fault, proven, set_aside
+from transfers.proof import entry_fault, genuine, proven, set_aside
 from transfers.selectors import load
 from transfers.states import Failure, Settlement, Status, WalletView
 from wallets import selectors as wallets
@@ -47,10 +48,11 @@ class Credited:
 def debit(transaction_ids: Collection[str], *, tell_all: bool = False) -> list[str]:
     """Take the money from the senders, or decline; return the ids that are now DEBITED."""
     rows = load(transaction_ids)
-    entries = posting.post(_debit_postings(in_status(rows, Status.INITIATED)))
+    waiting = genuine(in_status(rows, Status.INITIATED))
+    entries = posting.post(_debit_postings(waiting))
     crash_point("saga.debit_posted")
     debited, declined, faults = [], defaultdict(list), {}
-    for row in in_status(rows, Status.INITIATED):
+    for row in waiting:
         entry = entries.get(f"{row['_id']}:debit")
         if entry is not None and (fault := entry_fault(row, "debit", entry)):
             faults[row["_id"]] = fault
@@ -58,7 +60,7 @@ def debit(transaction_ids: Collection[str], *, tell_all: bool = False) -> list[s
             debited.append(row)
         elif entry is not None:
             declined[entry.reason].append(row)
-    set_aside(in_status(rows, Status.INITIATED), faults)
+    set_aside(waiting, faults)
     found = proven(in_status(rows, Status.DEBITED))
     moved = move(debited, Status.INITIATED, Status.DEBITED, tell_all=tell_all)
     for reason, group in declined.items():

@@ -10,6 +10,7 @@ from typing import Any
 from django.conf import settings
 from pymongo.errors import DuplicateKeyError
 
+from ledger.keys import transaction_mac
 from payflow import clock, correlation
 from payflow.errors import IdempotencyKeyReused, Refused
 from payflow.ids import new_id
@@ -60,12 +61,14 @@ def start_transaction(
     if isinstance(sides, Refused):
         raise sides
     row = {
-        **initiated(
-            transaction_id=new_id("txn"),
-            sender_id=request.sender_id,
-            terms=terms_of(request, sides),
-            at=clock.now(),
-            correlation_id=correlation.current(),
+        **with_mac(
+            initiated(
+                transaction_id=new_id("txn"),
+                sender_id=request.sender_id,
+                terms=terms_of(request, sides),
+                at=clock.now(),
+                correlation_id=correlation.current(),
+            )
         ),
         **({"idempotency_key": key.value, "fingerprint": key.fingerprint} if key else {}),
     }
@@ -99,7 +102,10 @@ def terms_of(request: TransferRequest, sides: Parties) -> dict[str, Any]:
 def initiated(
     *, transaction_id: str, sender_id: str, terms: Mapping[str, Any], at: datetime, correlation_id: str
 ) -> dict[str, Any]:
-    """Return a transaction as it is first written down, the same for the same arguments."""
+    """Return a transaction as it is first written down, the same for the same arguments.
+
+    Its MAC is not made here: a plan that was stored meanwhile brings the one that was made with it.
+    """
     return {
         "_id": transaction_id,
         "sender_id": sender_id,
@@ -115,6 +121,11 @@ def initiated(
         "needs_attention": False,
         "correlation_id": correlation_id,
     }
+
+
+def with_mac(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a transaction with the MAC over what it orders: for one that was decided on just now only."""
+    return {**row, **transaction_mac(row)}
 
 
 def _find_earlier(sender_id: str, key: Key) -> Started | None:

@@ -21,6 +21,7 @@ from payflow.ids import new_id
 from payflow.mongodb import collection
 from tests.ledger.books import deposit, leg, rewrite
 from transfers.documents import Transaction
+from transfers.services import with_mac
 from wallets import services as wallets
 
 
@@ -31,11 +32,11 @@ def paid() -> dict[str, str]:
     post([deposit(alice, 10_000, key="first")])
     id_ = new_id("txn")
     collection(Transaction).insert_one(
-        {
+        with_mac({
             "_id": id_, "sender_id": "alice", "receiver_id": "bob", "sender_wallet_id": alice,
             "receiver_wallet_id": bob, "amount_minor": 150, "currency": "USD", "status": "COMPLETED",
             "settlement": "CREDIT", "failure": None, "initiated_at": clock.now(),
-        }
+        })
     )  # fmt: skip
     post([leg(Kind.DEBIT, id_, alice, 150)])
     post([leg(Kind.CREDIT, id_, bob, 150)])

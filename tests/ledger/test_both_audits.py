@@ -23,8 +23,8 @@ from payflow import clock
 from payflow.ids import new_id
 from payflow.mongodb import collection
 from tests.ledger.books import rehashed, rewrite, with_mac
-from tests.transfers.world import balance_of, person, play, start, wallet_id_of
-from transfers import saga, tasks
+from tests.transfers.world import balance_of, order_otherwise, person, play, start, wallet_id_of
+from transfers import saga, services, tasks
 from transfers.documents import Transaction
 from transfers.facts import StoredTransactions
 from wallets import services as wallets
@@ -64,8 +64,15 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
 
 
 def change(transaction_id: str, **changes: Any) -> None:
+    """Change a transaction, and its MAC with it: what other invariants find is tested without L8's help."""
+    tamper(transaction_id, **changes)
+    order_otherwise(transaction_id)
+
+
+def tamper(transaction_id: str, **changes: Any) -> None:
+    """Change a transaction as somebody without the ledger's key can."""
     done = collection(Transaction).update_one({"_id": transaction_id}, {"$set": changes})
-    assert done.matched_count == 1
+    assert done.modified_count == 1
 
 
 def drop(*entry_ids: str) -> None:
@@ -100,10 +107,27 @@ def append(wallet_id: str, **changes: Any) -> None:
     entries.insert_one({**with_mac(rehashed(entry)), **({"mac": changes["mac"]} if "mac" in changes else {})})
 
 
-def copy_transaction(transaction_id: str, **changes: Any) -> None:
-    row = collection(Transaction).find_one({"_id": transaction_id})
+def copy_transaction(transaction_id: str, *, is_ours: bool = True, **changes: Any) -> None:
+    """Insert a transaction like another one; with `is_ours` with the MAC that only PayFlow can make."""
+    row = {**collection(Transaction).find_one({"_id": transaction_id}), "_id": new_id("txn"), **changes}
     row.pop("idempotency_key", None)
-    collection(Transaction).insert_one({**row, "_id": new_id("txn"), **changes})
+    # What has an id that is no text cannot have a MAC either.
+    has_mac = is_ours and isinstance(row["_id"], str)
+    collection(Transaction).insert_one(services.with_mac(row) if has_mac else row)
+
+
+def swap_the_parties(world: World) -> None:
+    row = collection(Transaction).find_one({"_id": world.completed[0]})
+    tamper(world.completed[0], sender_id=row["receiver_id"], receiver_id=row["sender_id"])
+
+
+def without_a_mac(world: World) -> None:
+    collection(Transaction).update_one({"_id": world.completed[0]}, {"$unset": {"key_id": "", "mac": ""}})
+
+
+def with_the_mac_of_another(world: World) -> None:
+    other = collection(Transaction).find_one({"_id": world.completed[1]})
+    tamper(world.completed[0], mac=other["mac"])
 
 
 def compute_anew(world: World, entry: dict[str, Any], **changes: Any) -> None:
@@ -213,6 +237,21 @@ DEEDS: dict[str, dict[str, Deed]] = {
         "a deposit that PayFlow has not written": lambda w: append(wallet_id_of(w.carl), mac="0" * 64),
         "an entry without a MAC": lambda w: rewrite(f"{w.completed[0]}:debit", mac=""),
         "a key that nobody has": lambda w: rewrite(f"{w.completed[0]}:debit", key_id="mine"),
+        "a transaction that PayFlow has not written": lambda w: copy_transaction(w.initiated, is_ours=False),
+        "a transaction for another receiver": lambda w: tamper(
+            w.initiated, receiver_wallet_id=wallet_id_of(w.carl)
+        ),
+        "a transaction with its parties swapped": swap_the_parties,
+        "a transaction of another sender": lambda w: tamper(w.completed[0], sender_id=w.carl),
+        "a transaction of another amount": lambda w: tamper(w.initiated, amount_minor=21),
+        "a transaction in another currency": lambda w: tamper(w.initiated, currency="EUR"),
+        "a transaction that expires later": lambda w: tamper(
+            w.initiated, initiated_at=clock.now() + timedelta(days=1)
+        ),
+        "a transaction begun at no time": lambda w: tamper(w.initiated, initiated_at="today"),
+        "a transaction without a MAC": without_a_mac,
+        "a transaction with another's MAC": with_the_mac_of_another,
+        "a transaction under a key that nobody has": lambda w: tamper(w.completed[0], key_id="mine"),
     },
 }  # fmt: skip
 CASES = [(invariant, name) for invariant, deeds in DEEDS.items() for name in deeds]
@@ -251,6 +290,22 @@ def test_both_audits_answer_alike(world: World, invariant: str, name: str, is_ve
     is_found = is_verified or name not in UNSEEN
     assert {who: bool(found) for who, found in answers.items()} == {"full": is_found, "continuous": is_found}
     assert monitor.latest().status == ("VIOLATED" if is_found else "CLEAN")
+
+
+FORGED = [name for name in DEEDS["L8"] if name.startswith("a transaction")]
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_both_audits_name_a_transaction_that_is_not_ours(world: World, name: str) -> None:
+    before = {row["_id"]: row for row in collection(Transaction).find()}
+    assert continuous() == full() == set()
+    DEEDS["L8"][name](world)
+    (forged,) = [row["_id"] for row in collection(Transaction).find() if before.get(row["_id"]) != row]
+    verdict = audit(transactions=StoredTransactions())
+    named = {(v.invariant, v.wallet_id, v.transaction_id) for v in verdict.violations}
+    continuous()
+    found = {(v["invariant"], v["wallet_id"], v["transaction_id"]) for v in monitor.latest().violations}
+    assert ("L8", None, forged) in named & found
 
 
 def test_what_was_repaired_is_clean_for_both(world: World) -> None:

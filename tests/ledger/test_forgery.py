@@ -26,7 +26,7 @@ from payflow.mongodb import collection
 from payflow.signing import to_base64url
 from tests.ledger.books import deposit, rehashed, rewrite
 from tests.transfers.world import balance_of, person, play, row_of, start, status_of, wallet_id_of
-from transfers import issuing, tasks
+from transfers import issuing, services, tasks
 from transfers.documents import Transaction
 from transfers.facts import StoredTransactions
 from transfers.receipts import Reader
@@ -169,7 +169,10 @@ def test_a_changed_head_cannot_be_spent_even_if_its_hash_was_left(mallory: str) 
 
 
 def steal(victim: str, mallory: str, amount: int) -> str:
-    """Insert a COMPLETED transaction with a debit and a credit that match."""
+    """Insert a COMPLETED transaction with a debit and a credit that match.
+
+    It has a good MAC, so that what is found is the entries.
+    """
     id_ = new_id("txn")
     honest = row_of(start(victim, mallory, amount))
     collection(Transaction).delete_one({"_id": honest["_id"]})
@@ -179,7 +182,7 @@ def steal(victim: str, mallory: str, amount: int) -> str:
     ]
     row = {**honest, "_id": id_, "status": "COMPLETED", "settlement": "CREDIT", "completed_at": now}
     row.pop("due_at", None)
-    collection(Transaction).insert_one({**row, "history": history})
+    collection(Transaction).insert_one(services.with_mac({**row, "history": history}))
     for user, kind, signed in ((victim, "DEBIT", -amount), (mallory, "CREDIT", amount)):
         operation = f"{id_}:{kind.lower()}"
         entry = following(head_of(user), operation=operation, kind=kind, amount=signed, transaction=id_)

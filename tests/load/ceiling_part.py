@@ -64,13 +64,14 @@ def _initiated(sender_wallet: str, receiver_wallet: str) -> Row:
         "currency": settings.DEFAULT_CURRENCY,
         "description": "",
     }
-    return services.initiated(
+    row = services.initiated(
         transaction_id=new_id("txn"),
         sender_id=f"of {sender_wallet}",
         terms=terms,
         at=clock.now(),
         correlation_id=new_id("req"),
     )
+    return services.with_mac(row)
 
 
 def _posting(row: Row, operation: str, kind: Kind, wallet_id: str) -> Posting:

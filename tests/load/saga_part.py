@@ -63,7 +63,7 @@ def _write_down(user_ids: list[str], count: int) -> list[str]:
             "receiver_id": receiver,
         }
         row |= {"sender_wallet_id": wallet_of[sender], "receiver_wallet_id": wallet_of[receiver]}
-        rows.append(row)
+        rows.append(services.with_mac(row))
     for begin in range(0, len(rows), INSERT_MAX):
         collection(Transaction).insert_many(rows[begin : begin + INSERT_MAX], ordered=False)
     return [pattern["_id"], *(row["_id"] for row in rows)]

@@ -16,6 +16,7 @@ import pytest
 from django.conf import LazySettings, settings
 from django.core.management import call_command
 
+from ledger.keys import transaction_mac_fault
 from payflow import clock, mongodb
 from payflow.api.parsers import PayloadTooLarge
 from payflow.mongodb import collection
@@ -299,7 +300,8 @@ def test_a_batch_that_cannot_be_finished_is_seen(
     assert f"L7: batch {batch['_id']} is not all written down" in capsys.readouterr().out
     call_command("audit")
     assert "is clean" in capsys.readouterr().out
-    collection(TransferBatch).update_one({"_id": batch["_id"]}, {"$set": {"created_at": clock.now()}})
+    repaired = {"$set": {"created_at": batch["created_at"]}}
+    collection(TransferBatch).update_one({"_id": batch["_id"]}, repaired)
 
 
 def test_whatever_happens_to_batches_transactions_are_driven(
@@ -341,9 +343,10 @@ def test_a_tick_finishes_a_bounded_number_the_longest_overdue_first(
 def test_what_comes_too_late_is_declined_and_not_lost(
     alice: str, bob: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    row = planned(alice, bob, monkeypatch)
-    old = {"$set": {"created_at": clock.after(clock.now(), -3_600)}}
-    collection(TransferBatch).update_one({"_id": row["_id"]}, old)
+    row = {**planned(alice, bob, monkeypatch), "created_at": clock.after(clock.now(), -3_600)}
+    # As it was planned then, with the MACs that were made then.
+    row["items"] = [batches._with_mac(row, position, item) for position, item in enumerate(row["items"])]
+    collection(TransferBatch).replace_one({"_id": row["_id"]}, row)
     recover()
     assert {t["failure"]["code"] for t in transactions({})} == {"expired"}
     assert world.balance_of(alice) == 10_000
@@ -383,7 +386,8 @@ def test_rows_are_written_as_a_single_request_writes_them(alice: str, bob: str) 
     single = services.start_transaction(request=wish(alice, bob, 5, "x"), key=key).row
     batch = batches.start_batch(sender_id=alice, wishes=[wish(alice, bob, 5, "y")], key=None)
     (row,) = transactions({"batch_id": batch.row["_id"]})
-    own = {"_id", "reference", "initiated_at", "due_at", "history"}
+    own = {"_id", "reference", "initiated_at", "due_at", "history", "mac"}
+    assert (transaction_mac_fault(row), transaction_mac_fault(single)) == ("", "")
     assert {k: v for k, v in row.items() if k not in own | {"batch_id"}} == {
         k: v for k, v in single.items() if k not in own | {"idempotency_key", "fingerprint"}
     }

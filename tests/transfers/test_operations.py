@@ -74,7 +74,7 @@ def test_retry_clears_the_flag_and_counts_from_the_start(
     """Somebody broke a document and repaired it; until then an operator could try in vain."""
     settings.SAGA_ATTENTION_AFTER_ATTEMPTS = 2
     transaction = world.start(alice, bob, 100)
-    change(transaction, currency="EUR")
+    world.order_otherwise(transaction, currency="EUR")
     for _ in range(2):
         world.make_due(transaction)
         recovery.recover_stalled()
@@ -84,7 +84,7 @@ def test_retry_clears_the_flag_and_counts_from_the_start(
     row = world.row_of(transaction)
     assert (row["status"], row["needs_attention"], row["attempts"]) == ("INITIATED", False, 0)
     assert row["due_at"] >= clock.after(before, settings.SAGA_STALLED_AFTER_SECONDS)
-    change(transaction, currency="USD")
+    world.order_otherwise(transaction, currency="USD")
     run("retry", transaction, "--who", "dave")
     assert actions(transaction) == [("carol", "retry", "INITIATED"), ("dave", "retry", "COMPLETED")]
 
@@ -103,10 +103,10 @@ def test_retry_refuses_what_has_ended(alice: str, bob: str, ends_as: Status) -> 
 
 def test_retry_says_what_keeps_it_from_being_driven_and_writes_that_down(alice: str, bob: str) -> None:
     transaction = world.start(alice, bob, 100)
-    change(transaction, amount_minor=0)
+    world.order_otherwise(transaction, amount_minor=0)
     assert refusal("retry", transaction, "--who", "carol").startswith("It cannot be driven (ValueError")
     assert actions(transaction) == [("carol", "retry", "failed: ValueError")]
-    change(transaction, amount_minor=100)
+    world.order_otherwise(transaction, amount_minor=100)
     run("retry", transaction)
 
 
@@ -152,7 +152,7 @@ def _initiated(transaction: str) -> None:
 
 
 def _declined(transaction: str) -> None:
-    change(transaction, amount_minor=99_999)
+    world.order_otherwise(transaction, amount_minor=99_999)
     saga.debit([transaction])
 
 

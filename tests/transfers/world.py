@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 from accounts.models import User
 from ledger import selectors as ledger
@@ -81,8 +82,14 @@ def make_due(*transaction_ids: str) -> None:
 
 def make_old(transaction_id: str, seconds: float) -> None:
     """Let a transaction have begun in the past."""
-    past = clock.now() - timedelta(seconds=seconds)
-    collection(Transaction).update_one({"_id": transaction_id}, {"$set": {"initiated_at": past}})
+    order_otherwise(transaction_id, initiated_at=clock.now() - timedelta(seconds=seconds))
+
+
+def order_otherwise(transaction_id: str, **changes: Any) -> None:
+    """Change what a transaction orders, and its MAC with it, as only PayFlow can."""
+    row = services.with_mac({**row_of(transaction_id), **changes})
+    changes |= {name: row[name] for name in ("key_id", "mac")}
+    collection(Transaction).update_one({"_id": transaction_id}, {"$set": changes})
 
 
 def saw_in_inbox(seconds: float, head: str) -> None:
