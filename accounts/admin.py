@@ -94,7 +94,7 @@ admin.site.unregister(Group)
 
 
 @admin.register(Group)
-class RoleAdmin(GroupAdmin):
+class RoleAdmin(AsStoredFallback, GroupAdmin):
     """Groups hand out permissions: only superusers change them. Otherwise staff could raise themselves."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:

@@ -13,6 +13,7 @@ from bson.datetime_ms import DatetimeMS
 from django.conf import LazySettings
 from django.contrib.admin import site
 from django.contrib.admin.utils import quote
+from django.contrib.auth.models import Group
 from django.test import Client
 from django.urls import reverse
 from hypothesis import HealthCheck, given, reject, settings
@@ -224,3 +225,15 @@ def test_a_user_s_pages_render_whatever_is_stored(staff: Client, field: str, val
         text = response.content.decode()
         assert "odd@example.com" in text or field == "email"
         assert user.password not in text
+
+
+@pytest.mark.parametrize("value", [MISSING, 7, {"a": [1]}], ids=["missing", "number", "nested"])
+def test_a_groups_pages_render_whatever_is_stored(staff: Client, value: Any) -> None:
+    group = Group.objects.create(name="Support")
+    change = {"$unset": {"name": ""}} if value is MISSING else {"$set": {"name": value}}
+    mongoengine.get_db()[group._meta.db_table].update_one({"_id": group.pk}, change)
+    for path in (
+        reverse("admin:auth_group_changelist"),
+        reverse("admin:auth_group_change", args=[str(group.pk)]),
+    ):
+        assert staff.get(path).status_code == 200, path
