@@ -124,7 +124,7 @@ _EMAIL_LOCAL_LENGTH_MAX = 64  # RFC 5321, 4.5.3.1.1
 _ATOM = r"[A-Za-z0-9!#$%&'*+/=^_`{|}~-]+"
 _LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _TOP_LABEL = r"([A-Za-z]{2,63}|[Xx][Nn]--[A-Za-z0-9-]{0,58}[A-Za-z0-9])"
-EMAIL_PATTERN = rf"{_ATOM}(\.{_ATOM})*@({_LABEL}\.)+{_TOP_LABEL}"
+EMAIL_PATTERN = rf"(?![^@]{{{_EMAIL_LOCAL_LENGTH_MAX + 1}}}){_ATOM}(\.{_ATOM})*@({_LABEL}\.)+{_TOP_LABEL}"
 _EMAIL = re.compile(EMAIL_PATTERN, re.ASCII)
 _ASCII_UPPER_TO_LOWER = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
 
@@ -147,9 +147,7 @@ def is_email(text: str) -> bool:
 
     A domain in another script is written in its ASCII form, `xn--…` (RFC 5890).
     """
-    if len(text) > EMAIL_LENGTH_MAX or not _EMAIL.fullmatch(text):
-        return False
-    return text.index("@") <= _EMAIL_LOCAL_LENGTH_MAX
+    return len(text) <= EMAIL_LENGTH_MAX and _EMAIL.fullmatch(text) is not None
 
 
 # --- Ids, numbers -----------------------------------------------------------------------------------------

@@ -94,14 +94,6 @@ def receiver_of(request: TransferRequest, ids_by_email: Mapping[str, str]) -> st
     return ids_by_email.get(request.receiver_email or "")
 
 
-def decide(request: TransferRequest, facts: Facts) -> Parties:
-    """Return who takes part. Pure.
-
-    Raises SelfTransfer, ReceiverNotFound, CurrencyMismatch, WalletClosed.
-    """
-    return _with_receiver(request, facts, _own_wallet(request, facts))
-
-
 def _own_wallet(request: TransferRequest, facts: Facts) -> WalletRow:
     """Return the sender's wallet. What is refused here says nothing of the receiver."""
     if receiver_of(request, facts.ids_by_email) == request.sender_id:

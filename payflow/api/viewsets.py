@@ -25,7 +25,7 @@ class ApiViewSet(IdempotentViewSet):
     """What an API key needs, by action; an action without a scope is closed to every key."""
 
     permissions: ClassVar[Mapping[str, str]] = {}
-    """The permission (`app.codename`) that staff need, by action; an action without is for every user."""
+    """The permission (`app.codename`) that staff need, for each action; without a table: any user."""
 
     limits: ClassVar[Mapping[str, str]] = {}
     """The group of rate limits that an action counts in, by action; each counts in `global`, too."""
@@ -42,7 +42,7 @@ class ApiViewSet(IdempotentViewSet):
         """Refuse a user without the action's permission and a key without its scopes (RFC 6750, 3.1)."""
         super().check_permissions(request)
         # A method that the route does not take is answered for those alone who may use the others.
-        permission = self.permissions.get(self.action or next(iter(self.permissions), ""))
+        permission = self.permissions.get(self.action or "", next(iter(self.permissions.values()), None))
         if permission and not request.user.may(permission):
             raise PermissionRefused(f"This needs a member of staff with the permission {permission}.")
         granted = request.user.scopes if request.user else None

@@ -60,6 +60,6 @@ def test_what_may_have_been_written_down_is_not_to_be_sent_again_unseen(
     def ask() -> Any:
         return send(anna, to(bob)) if is_batch else anna.api.post_json("/transactions", to(bob))
 
-    problem = assert_problem(fails_from(parties, "decide", ask), 503, "service_unavailable")
+    problem = assert_problem(fails_from(parties, "decide_all", ask), 503, "service_unavailable")
     assert "may have written it down" in problem["detail"]
     assert "GET /transactions" in problem["detail"]

@@ -69,7 +69,9 @@ def test_a_set_up_that_ran_out_of_space_is_repeated_with_space(small: Path) -> N
             assert "Make room where its data lie. Then run it again" in sentence
         resize(small, 1_200)
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-        assert (done.returncode, done.stderr) == (0, "")
+        # Redis does not run here, which is no reason to stop.
+        logged = [line for line in done.stderr.splitlines() if "a server counts as away" not in line]
+        assert (done.returncode, logged) == (0, [])
     finally:
         mongo.stop()
 

@@ -80,7 +80,7 @@ def test_how_the_others_went_is_written_down_whatever_happens_to_one(
             postman.send_due()
     states = [(notice["status"], notice.get("claim"), notice.get("attempt_count")) for notice in stored()]
     assert Counter(states) == {("SENT", None, 1): 12, ("PENDING", None, None): 2}
-    assert postman.send_due() == {"UNKNOWN": 0, "SENT": 2}
+    assert postman.send_due() == {"UNKNOWN": 0, "SENT": 2, "DIGESTED": 0}
     assert sorted(sink.ids) == sorted(notice["_id"] for notice in stored())
 
 
@@ -136,7 +136,7 @@ def test_only_that_a_mail_was_accepted_may_be_lost_with_the_machine(
     notices.write_down(transactions_max=1)
     row = only()
     monkeypatch.setattr(postman, "collection", collection)
-    postman._write_outcome([row], "claim", postman.Outcome(NoticeStatus(status)))
+    postman._write_outcome([row], "claim", postman.Outcome(NoticeStatus(status)), postman.Facts({}, {}))
     assert asked == [is_lasting]
 
 
@@ -172,9 +172,13 @@ def test_one_whose_claim_ran_out_before_leaves_it_to_the_next(
     assert (only()["claim"], only()["status"], sink.mails) == ("another", "PENDING", [])
 
 
-def test_processes_that_race_send_each_once(sink: Sink, alice: str, bob: str) -> None:
+def test_processes_that_race_send_each_once(sink: Sink, alice: str, bob: str, settings: LazySettings) -> None:
+    settings.NOTIFICATIONS_PER_HOUR_MAX = 100
     world.play(*[world.start(alice, bob, 1) for _ in range(40)])
-    racing = [postman_process(sink, {"NOTIFICATIONS_BATCH_MAX": "30"}) for _ in range(4)]
+    racing = [
+        postman_process(sink, {"NOTIFICATIONS_BATCH_MAX": "30", "NOTIFICATIONS_PER_HOUR_MAX": "100"})
+        for _ in range(4)
+    ]
     assert [process.wait(timeout=120) for process in racing] == [0] * 4
     postman.send_due()
     postman.send_due()

@@ -33,7 +33,7 @@ SETTINGS = {
     "WEBHOOK_CIRCUIT_SECONDS": "0.5",
     "WEBHOOK_SWEEP_EVERY_SECONDS": "1",
     # So few that endpoints are held while faults keep them from what waits.
-    "WEBHOOK_UNDELIVERED_PER_USER_MAX": "100",
+    "WEBHOOK_UNDELIVERED_PER_USER_MAX": "1000",
     # Mails go on as long as the drill, and none goes into a digest.
     "NOTIFICATIONS_PER_HOUR_MAX": "10000",
 }
