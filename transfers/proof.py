@@ -49,7 +49,7 @@ def proven(rows: list[Row]) -> list[Row]:
     rows = genuine(rows)
     if not rows:
         return []
-    entries = ledger.read_entries(f"{row['_id']}:{operation}" for row in rows for operation in _KINDS)
+    entries = ledger.read_entries(f"{row['_id']}:{each}" for row in rows for each in _operations(row))
     faults = {row["_id"]: fault for row in rows if (fault := contradiction(row, entries))}
     return _without(rows, faults)
 
@@ -96,7 +96,8 @@ def _demands(row: Row) -> tuple[dict[str, Kind], tuple[str, ...]]:
             is_decided = row.get("settlement") == Settlement.CREDIT
             return {"debit": Kind.DEBIT}, ("refund",) if is_decided else ("credit", "refund")
         case Status.CREDITED | Status.COMPLETED:
-            return {"debit": Kind.DEBIT, "credit": Kind.CREDIT}, ("refund",)
+            # Its debit was proven before the credit was posted, and only PayFlow posts.
+            return {"credit": Kind.CREDIT}, ("refund",)
         case Status.REFUNDING:
             return {"debit": Kind.DEBIT}, ("credit",)
         case Status.FAILED if _is_refunded(row.get("failure")):
@@ -105,6 +106,12 @@ def _demands(row: Row) -> tuple[dict[str, Kind], tuple[str, ...]]:
             return {"debit": Kind.DECLINED}, ("credit", "refund")
         case _:
             return {}, ("credit", "refund")
+
+
+def _operations(row: Row) -> list[str]:
+    """Return the operations whose entries decide whether a transaction is proven."""
+    required, excluded = _demands(row)
+    return [*required, *excluded]
 
 
 def _is_refunded(failure: Any) -> bool:

@@ -100,7 +100,8 @@ def test_a_status_without_entries_moves_nothing_and_is_not_announced(
         assert [id_ for id_ in ear.ids() if forged in id_] == []
     assert (balance_of(alice), balance_of(bob)) == (9_900, 100)
     assert ledger.find_entries([f"{forged}:{side}" for side in ("debit", "credit", "refund")]) == {}
-    assert_set_aside(caplog, forged, status, "there is no debit" if has_mac else "the MAC does not fit")
+    missing = "credit" if status in (Status.CREDITED, Status.COMPLETED) else "debit"
+    assert_set_aside(caplog, forged, status, f"there is no {missing}" if has_mac else "the MAC does not fit")
 
 
 CHANGED = {
