@@ -20,6 +20,8 @@ from transfers.documents import Transaction
 
 SETTLE_SECONDS_MAX = 300.0
 SETTLE_POLL_SECONDS = 0.05
+# A request that a thread has begun is over by then; one that waits is not begun once its client has left.
+BROKEN_OFF_SECONDS = 2.0
 
 
 @dataclass
@@ -40,7 +42,7 @@ class Target:
         offered = load.closed_loop(
             self.base_url, users, connections=connections, seconds=seconds, keys=self.keys
         )
-        settle()
+        settle_requests()
         return offered
 
     def closed_loop_in_batches(self, seconds: float) -> Offered:
@@ -53,14 +55,14 @@ class Target:
             keys=self.keys,
             batch=self.sizes.batch_size,
         )
-        settle()
+        settle_requests()
         return offered
 
     def open_loop(self, rate: float, seconds: float) -> Offered:
         """The same at a constant rate."""
         users = with_tokens(self.user_ids)
         offered = load.open_loop(self.base_url, users, rate=rate, seconds=seconds, keys=self.keys)
-        settle()
+        settle_requests()
         return offered
 
 
@@ -74,6 +76,13 @@ def settle() -> None:
             left = collection(Transaction).count_documents(under_way)
             raise LoadError(f"{left} transfers have not ended after {SETTLE_SECONDS_MAX:.0f} s")
         time.sleep(SETTLE_POLL_SECONDS)
+
+
+def settle_requests() -> None:
+    """Settle after requests: some that the generator broke off at its end are still being carried out."""
+    settle()
+    time.sleep(BROKEN_OFF_SECONDS)
+    settle()
 
 
 def completed() -> int:
